@@ -34,11 +34,11 @@ $(READY): pyproject.toml constraints.txt
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV); \
 	echo "make: installing the pinned requirements into $(VENV), a few minutes the first time"
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[reproduce,lab,speech,dev]"
-	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
+	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2>/dev/null
 	@touch $@
 
 reproduce: $(READY)  ## redraw the figures and tables of the appendix from the embedded world
-	$(BIN)/talk3d reproduce --profile smoke --cores $(CORES)
+	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile smoke --cores $(CORES)
 
 test: lint notebooks  ## run every definition notebook and the tests (no browser, no wheel)
 	$(BIN)/python -m pytest -rs -m "not browser and not install"

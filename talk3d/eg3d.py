@@ -139,6 +139,6 @@ class Generator(nn.Module):
 # %% ../nbs/21_eg3d.ipynb #7071221f
 SMALL = GeneratorConfig(
     z_dim=64, w_dim=64, plane_size=64, plane_channels=12, channel_base=1024, channel_max=64,
-    hidden=32, neural_resolution=48, sr_widths=(24, 16), sr_up=(False, True),
-    render=RenderConfig(samples=16, importance=12),
+    hidden=32, neural_resolution=40, sr_widths=(24, 16), sr_up=(False, True),
+    render=RenderConfig(near=2.3, far=3.6, samples=10, importance=8, box=1.25),
 )  # fmt: skip

@@ -173,18 +173,22 @@ def _video_stream(container: Any, path: str | Path, resample: bool) -> Any:
         raise InputError(f"{path} is {told}; talk3d works at 25: run again with --resample")
     return tracks[0]
 
-
+# %% ../nbs/01_media.ipynb #4ceddb11
 def _promised(container: Any, stream: Any) -> float:
-    """The seconds of a track the file announces: the smallest of its statements, 0 if silent."""
+    """The seconds of a track the file announces, 0 if it does not."""
+    if container.format.name in ("mp3", "aac"):
+        return 0.0  # no length is written in these, it is guessed
     rate = stream.average_rate if stream.type == "video" else None
+    tag = stream.metadata.get("DURATION", "0:0:0").split(":")  # how matroska says it
     told = [
-        container.duration / av.time_base if container.duration else 0.0,
         float(stream.duration * stream.time_base) if stream.duration else 0.0,
         stream.frames / float(rate) if rate else 0.0,
+        float(np.dot([3600, 60, 1], [float(part) for part in tag])) if len(tag) == 3 else 0.0,
     ]
-    return min((seconds for seconds in told if seconds > 0), default=0.0)
+    whole = container.duration / av.time_base - 0.5 if container.duration else 0.0
+    return min((seconds for seconds in told if seconds > 0), default=whole)
 
-# %% ../nbs/01_media.ipynb #e41fb984
+# %% ../nbs/01_media.ipynb #67a754e7
 def _shown_frames(path: str | Path, resample: bool) -> Iterator[tuple[float, float, Any]]:
     """Each frame with the seconds from and until which it shows; refuses lost and bad ones."""
     with _reading(path) as container:
@@ -209,7 +213,7 @@ def _shown_frames(path: str | Path, resample: bool) -> Iterator[tuple[float, flo
             raise InputError(f"{told}; give the whole file")
         yield time, end, held
 
-# %% ../nbs/01_media.ipynb #4ceddb11
+# %% ../nbs/01_media.ipynb #457e20d9
 def iter_frames(
     path: str | Path,
     resample: bool = False,  # take another rate, picking frames by time
@@ -232,7 +236,7 @@ def iter_frames(
         told = f"{path} lasts {count / FPS:.2f} s"
         raise InputError(f"{told}; give a clip of at least {shortest:g} s")
 
-# %% ../nbs/01_media.ipynb #9d1d189b
+# %% ../nbs/01_media.ipynb #bf6c92b1
 def _check_wav(path: str | Path) -> None:
     """Refuse a wav file that is shorter than its header says."""
     with open(path, "rb") as file:
@@ -241,38 +245,41 @@ def _check_wav(path: str | Path) -> None:
     if head[:4] == b"RIFF" and told < 2**32 - 1 and Path(path).stat().st_size < told:
         raise InputError(f"{path} is cut short; give the whole file")
 
-
+# %% ../nbs/01_media.ipynb #14281679
 def _decode_audio(path: str | Path) -> tuple[np.ndarray, float]:
     """Sound of a file at 16 kHz, and the second at which it starts."""
     with _reading(path) as container:
+        _check_wav(path)
         if not container.streams.audio:
             raise InputError(f"{path} has no audio track; give a file with sound")
-        _check_wav(path)
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
-        start, blocks = None, []
+        start, heard, blocks = None, 0, []
         for frame in container.decode(stream):
             start = (frame.time or 0.0) if start is None else start
+            due = start + heard / frame.sample_rate
+            if frame.time is not None and abs(frame.time - due) > 1 / FPS:
+                raise InputError(f"{path} has a gap in its sound at {due:.2f} s; cut or fill it")
+            heard += frame.samples
             blocks += [block.to_ndarray()[0] for block in resampler.resample(frame)]
         if start is None:
             raise InputError(f"{path} has an empty audio track; give a file with sound")
         blocks += [block.to_ndarray()[0] for block in resampler.resample(None)]
-        guessed = container.format.name in ("mp3", "aac")  # no length is written in these
-        promised = 0.0 if guessed else _promised(container, stream)
+        promised = _promised(container, stream)
     audio = np.concatenate(blocks).astype(np.float32, copy=False)
-    if len(audio) / RATE + 1 / FPS < promised:
-        told = f"{path} is cut short, {len(audio) / RATE:.2f} s of {promised:.2f} s of sound"
+    if (seconds := len(audio) / RATE) + 1 / FPS < promised:
+        told = f"{path} is cut short, {seconds:.2f} s of {promised:.2f} s of sound"
         raise InputError(f"{told}; give the whole file")
     return audio, start
 
-# %% ../nbs/01_media.ipynb #da90cdb4
+# %% ../nbs/01_media.ipynb #817822e4
 def read_audio(
     path: str | Path,  # wav, flac, or anything with a sound track
 ) -> tuple[Float32[np.ndarray, " n"], int]:  # mono in [-1, 1]; samples per second, 16000
     """Sound at 16 kHz, mono. Raises `InputError` for a file that is missing, damaged or mute."""
     return _decode_audio(path)[0], RATE
 
-# %% ../nbs/01_media.ipynb #bf6c92b1
+# %% ../nbs/01_media.ipynb #8838cc88
 def write_audio(
     path: str | Path,  # .wav or .flac, 16 bits
     audio: Float32[np.ndarray, " n"],  # mono, in [-1, 1]
@@ -288,7 +295,7 @@ def write_audio(
         stream = container.add_stream(codecs[suffix], rate=rate, layout="mono", format="s16")
         _mux_audio(container, stream, samples, "s16", rate)
 
-# %% ../nbs/01_media.ipynb #72cc5b91
+# %% ../nbs/01_media.ipynb #9a1f0906
 def clip_audio(
     path: str | Path,  # a video
     frames: int,  # its number of pictures at 25 fps
@@ -308,7 +315,7 @@ def clip_audio(
         raise InputError(f"{told}; cut both to the same length")
     return fit_audio(audio, round(frames * RATE / FPS))
 
-# %% ../nbs/01_media.ipynb #10e72da1
+# %% ../nbs/01_media.ipynb #e6c0ad92
 def read_clip(
     path: str | Path,
     resample: bool = False,  # take another rate, picking frames by time

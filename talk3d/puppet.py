@@ -7,6 +7,7 @@ __all__ = ['MATERIALS', 'PuppetIdentity', 'random_identity', 'PuppetMotion', 'ne
            'PuppetFrame', 'Puppet']
 
 # %% ../nbs/13_puppet.ipynb #ac2503a7
+import functools
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -26,7 +27,7 @@ class PuppetIdentity:
 
     skin: tuple[float, float, float] = (0.88, 0.66, 0.53)
     hair_colour: tuple[float, float, float] = (0.28, 0.16, 0.09)
-    hair_length: float = 0.3  # 0 cropped, 1 below the shoulders
+    hair_length: float = 0.1  # 0 cropped, 1 below the shoulders
     face_width: float = 1.0  # of the skull, relative
     jaw_width: float = 1.0  # of the jaw and chin, relative
     eye_size: float = 1.0  # opening of the eyes, relative
@@ -86,7 +87,7 @@ class PuppetMotion:
     def __len__(self) -> int:
         return len(self.jaw)
 
-    def __getitem__(self, index: int | slice | Tensor) -> "PuppetMotion":
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> "PuppetMotion":
         """Some of the frames; a single index keeps the frame axis."""
         where = index if not isinstance(index, int) else [index]
         return PuppetMotion(*(getattr(self, field.name)[where] for field in fields(self)))
@@ -151,11 +152,11 @@ _LIP, _OPEN = 0.0092, 0.058  # lip radius and the widest gap
 def _face_shape(motion: PuppetMotion, identity: PuppetIdentity) -> Float[Tensor, "6 t"]:
     """Gap, drop, half width, lip z, lip radius and lid height of each frame."""
     gap = _OPEN * motion.jaw * (1 - motion.closure)
-    drop = 0.8 * _OPEN * motion.jaw * (1 - 0.5 * motion.closure)
-    width = 0.060 * (1 + 0.20 * motion.spread - 0.42 * motion.rounding - 0.10 * motion.jaw)
+    drop = 0.7 * _OPEN * motion.jaw * (1 - 0.5 * motion.closure)
+    width = 0.063 * (1 + 0.20 * motion.spread - 0.42 * motion.rounding - 0.10 * motion.jaw)
     front = _MOUTH_Z + 0.012 * motion.rounding - 0.003 * motion.spread
     radius = _LIP * (1 - 0.30 * motion.closure + 0.15 * motion.rounding - 0.12 * motion.spread)
-    high = 0.0195 * identity.eye_size
+    high = 0.0180 * identity.eye_size
     lid = high - motion.blink * (high + _EYE_LOW)
     return torch.stack([gap, drop, width, front, radius, lid])
 
@@ -174,62 +175,75 @@ def _quadric(
     linear = [-2 * cx / rx**2, -2 * yy * cy - yz * cz, -2 * zz * cz - yz * cy]
     return [1 / rx**2, yy, zz, yz, *linear, constant]
 
-# %% ../nbs/13_puppet.ipynb #fd7a4128
-def _head_quadrics(identity: PuppetIdentity) -> tuple[Tensor, Tensor]:
-    """Coefficients (15, 11) and smallest radii (15, 1) of the ellipsoids of a head."""
+# %% ../nbs/13_puppet.ipynb #a24a05d9
+def _head_ellipsoids(identity: PuppetIdentity) -> dict[str, tuple]:
+    """Centre, radii and tilt of every ellipsoid of a head; the first three move with the jaw."""
     f, j, h = identity.face_width, identity.jaw_width, identity.hair_length
-    chin = (j + 1) / 2
-    table = {  # centre, radii, tilt; the first three move with the jaw
+    return {
         "jaw": ((0.0, -0.042, 0.050), (0.120 * j, 0.117, 0.114), 0.0),
-        "chin": ((0.0, -0.130, 0.122), (0.050 * chin, 0.036, 0.043), 0.0),
-        "tongue": ((0.0, -0.088, 0.110), (0.036, 0.014, 0.040), 0.0),
+        "chin": ((0.0, -0.130, 0.127), (0.025 + 0.025 * j, 0.036, 0.043), 0.0),
+        "tongue": ((0.0, -0.084, 0.108), (0.038, 0.015, 0.042), 0.0),
         "skull": ((0.0, 0.105, 0.0), (0.149 * f, 0.155, 0.168), 0.0),
-        "cheek": ((0.070 * f, 0.000, 0.085), (0.060, 0.055, 0.066), 0.0),
+        "cheek": ((0.070 * f, 0.0, 0.085), (0.060, 0.055, 0.066), 0.0),
         "bridge": ((0.0, 0.042, 0.159), (0.0150, 0.052, 0.019), 0.30),
         "tip": ((0.0, 0.001, 0.176), (0.0235, 0.0195, 0.0235), 0.0),
         "wing": ((0.0205, -0.007, 0.163), (0.0135, 0.0135, 0.016), 0.0),
         "ear": ((0.150 * f, 0.042, -0.005), (0.022, 0.043, 0.030), -0.2),
         "socket": ((0.052, 0.086, 0.186), (0.044, 0.028, 0.030), 0.0),
-        "lid": ((_EYE_X, _EYE_Y, 0.1145), (0.0395, 0.0395, 0.0395), 0.0),
-        "ball": ((_EYE_X, _EYE_Y, 0.1145), (0.0370, 0.0370, 0.0370), 0.0),
-        "cap": ((0.0, 0.118, -0.020), (0.170 * f, 0.186, 0.186), 0.0),
-        "locks": ((0.0, 0.06 - 0.20 * h, -0.058), (0.158 * f, 0.12 + 0.20 * h, 0.105), 0.0),
-        "hairline": ((0.0, 0.010, 0.185), (0.122 * f, 0.172, 0.215), 0.0),
+        "lid": ((_EYE_X, _EYE_Y, 0.1115), (0.0400, 0.0400, 0.0400), 0.0),
+        "ball": ((_EYE_X, _EYE_Y, 0.1115), (0.0373, 0.0373, 0.0373), 0.0),
+        "cap": ((0.0, 0.118, -0.020), (0.166 * f, 0.178, 0.186), 0.0),
+        "quiff": ((0.0, 0.232, 0.070), (0.120 * f, 0.062, 0.096), 0.15),
+        "locks": ((0.0, 0.06 - h / 5, h / 50 - 0.062), (0.134 * f + h / 20, 0.12 + h / 5, 0.1), 0),
+        "hairline": ((0.0, 0.0, 0.190), (0.146 * f, 0.186, 0.200), 0.0),
         "throat": ((0.0, -0.260, 0.080), (0.100, 0.200, 0.130), 0.0),
     }
-    rows = []
-    for name, (centre, radii, tilt) in table.items():
-        xx, yy, zz, yz, x, y, z, one = _quadric(centre, radii, tilt)
-        still = [xx, yy, zz, yz, x, y, z, 0.0, 0.0, 0.0, one]
-        moving = [xx, 0.0, zz, 0.0, x, 0.0, z, yy, yz, y, one]
-        rows.append(moving if name in ("jaw", "chin", "tongue") else still)
-    smallest = [[min(radii)] for _, radii, _ in table.values()]
+
+# %% ../nbs/13_puppet.ipynb #8e8b0210
+_LEAN = {"quiff": -0.25, "hairline": 0.32}  # these lean to one side: y - m x stands for y
+
+
+def _head_quadrics(identity: PuppetIdentity) -> tuple[Tensor, Tensor]:
+    """Coefficients (17, 13) and smallest radii (17, 1) of the ellipsoids of a head.
+
+    Monomials: x2 y2 z2 yz |x| y z, of the dropped jaw y'2 y'z y', then 1, signed x and xy.
+    """
+    rows, smallest = [], []
+    for name, (centre, radii, tilt) in _head_ellipsoids(identity).items():
+        xx, yy, zz, yz, x, y, z, one = _quadric(centre, radii, float(tilt))
+        m = _LEAN.get(name, 0.0)
+        row = [xx + m * m * yy, yy, zz, yz, x, y, z, 0.0, 0.0, 0.0, one, -m * y, -2 * m * yy]
+        if name in ("jaw", "chin", "tongue"):
+            row = [xx, 0.0, zz, 0.0, x, 0.0, z, yy, yz, y, one, 0.0, 0.0]
+        rows.append(row)
+        smallest.append([min(radii)])
     return torch.tensor(rows), torch.tensor(smallest)
 
-# %% ../nbs/13_puppet.ipynb #f13d7fe2
+# %% ../nbs/13_puppet.ipynb #6cca556c
 def _smooth_min(a: Tensor, b: Tensor, k: float) -> Tensor:
     """The smaller of two distances, rounded over a width k where they meet."""
     return torch.minimum(a, b) - ((k - (a - b).abs()).clamp_(min=0.0).square_() * (0.25 / k))
 
 
 def _smooth_max(a: Tensor, b: Tensor, k: float) -> Tensor:
+    """The larger of two distances, rounded likewise."""
     return torch.maximum(a, b) + ((k - (a - b).abs()).clamp_(min=0.0).square_() * (0.25 / k))
 
-# %% ../nbs/13_puppet.ipynb #a24a05d9
+# %% ../nbs/13_puppet.ipynb #a8446efd
 def _lip_lines(x: Tensor, shape: Tensor) -> tuple[Tensor, ...]:
     """Heights, radii, slant and z of the two lip tubes at |x|: up, low, r_up, r_low, slant, z."""
     gap, _, width, front, radius, _ = shape.unbind(0)
     s = (x / width).clamp_(max=1.0)
     arch = 1 - s * s
     r_up = radius * (0.4 + 0.6 * arch)
-    middle = _MOUTH_Y - 0.35 * gap + 0.007 * s * s  # a slight smile
+    middle = _MOUTH_Y - 0.35 * gap + 0.010 * s * s  # a slight smile
     up = middle + r_up + 0.45 * gap * arch
     low = middle - 1.2 * r_up - 0.55 * gap * arch
     slant = (1 + (1.1 * gap / width * s).square()).rsqrt()  # cosine of the line's slope
     z = front - _MOUTH_CURVE * torch.minimum(x, width).square()
     return up, low, r_up, 1.2 * r_up, slant, z
 
-
+# %% ../nbs/13_puppet.ipynb #022f994e
 def _mouth_parts(x: Tensor, y: Tensor, z: Tensor, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Distances to the lips, to the outside of the mouth's hollow, and to the upper teeth."""
     width = shape[2]
@@ -239,198 +253,201 @@ def _mouth_parts(x: Tensor, y: Tensor, z: Tensor, shape: Tensor) -> tuple[Tensor
     below = (((y - low) * slant).square_().add_(beyond)).sqrt_().sub_(r_low)
     inside = torch.minimum(up - y, y - low).mul_(slant)
     hollow = torch.minimum(torch.minimum(inside, width - x), z - 0.075)
-    bow = z - (0.134 - 4.0 * x * x)
+    bow = z - 0.134 + 4.0 * x.clamp(max=0.05).square_()
     teeth = torch.maximum(bow.abs() - 0.006, (y - (_MOUTH_Y + 0.011)).abs() - 0.0125)
     return torch.minimum(above, below), hollow, torch.maximum(teeth, x - 0.043).mul_(0.8)
 
-# %% ../nbs/13_puppet.ipynb #fef1d6ce
+# %% ../nbs/13_puppet.ipynb #c09ccc12
+def _skin_and_hair(
+    k: dict[str, Tensor],  # distances to the ellipsoids
+    points: Float[Tensor, "3 n"],
+    shape: Float[Tensor, "6 n"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances to the skin with its lips and openings, to the hair, and to the teeth."""
+    x, y, z = points[0].abs(), points[1], points[2]
+    face = _smooth_min(k["skull"], _smooth_min(k["jaw"], k["chin"], 0.05), 0.05)
+    nose = _smooth_min(_smooth_min(k["bridge"], k["tip"], 0.022), k["wing"], 0.010)
+    skin = _smooth_max(_smooth_min(face, k["cheek"], 0.04), -k["socket"], 0.025)
+    skin = _smooth_min(_smooth_min(skin, nose, 0.022), k["lid"], 0.010)
+    lips, hollow, teeth = _mouth_parts(x, y, z, shape)
+    skin = torch.maximum(_smooth_min(skin, k["ear"], 0.012), hollow)
+    arch = 1 - ((x - _EYE_X) * (1 / _EYE_HALF)).square_()
+    slit = torch.minimum(_EYE_Y - y + shape[5] * arch, y - _EYE_Y + _EYE_LOW * arch).mul_(0.75)
+    skin = torch.maximum(_smooth_min(skin, lips, 0.008), torch.minimum(slit, z - 0.10))
+    hair = _smooth_min(_smooth_min(k["cap"], k["quiff"], 0.04), k["locks"], 0.03)
+    hair = hair - torch.sin(46 * points[0] + 34 * z + 9 * y).mul_(0.0022)  # strands
+    return skin, _smooth_max(hair, -torch.minimum(k["hairline"], k["throat"]), 0.014), teeth
+
+# %% ../nbs/13_puppet.ipynb #c1c9966a
 class _Head:
     """The signed distance field of a head, for points (3, n) of the head frame."""
 
     def __init__(self, identity: PuppetIdentity, device: str | torch.device = "cpu"):
+        self.names = list(_head_ellipsoids(identity))
         self.quadrics, self.smallest = (table.to(device) for table in _head_quadrics(identity))
-        locks = 0.06 - 0.20 * identity.hair_length - 0.12 - 0.20 * identity.hair_length
-        side = 0.175 * identity.face_width
-        self.low = torch.tensor([-side, min(-0.222, locks), -0.20], device=device)
-        self.high = torch.tensor([side, 0.308, 0.207], device=device)
+        side = 0.185 * identity.face_width + 0.02
+        low = min(-0.222, -0.07 - 0.40 * identity.hair_length)
+        self.box = torch.tensor([[-side, low, -0.215], [side, 0.312, 0.207]], device=device)
 
     def parts(self, points: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]) -> list[Tensor]:
         """Distances to skin, eyes, teeth, tongue and hair."""
-        x, y, z = points[0].abs(), points[1], points[2]
-        jaw_y = y + shape[1]
-        monomials = torch.stack(
-            [
-                x * x,
-                y * y,
-                z * z,
-                y * z,
-                x,
-                y,
-                z,
-                jaw_y * jaw_y,
-                jaw_y * z,
-                jaw_y,
-                x.new_ones(1).expand_as(x),
-            ]
-        )
-        k = (self.quadrics @ monomials).clamp_(min=0.0).sqrt_().sub_(1.0).mul_(self.smallest)
-        jaw, chin, tongue, skull, cheek, bridge, tip, wing = k[:8].unbind(0)
-        ear, socket, lid, ball, cap, locks, hairline, throat = k[8:].unbind(0)
-        skin = _smooth_min(_smooth_min(skull, _smooth_min(jaw, chin, 0.05), 0.05), cheek, 0.04)
-        nose = _smooth_min(_smooth_min(bridge, tip, 0.022), wing, 0.010)
-        skin = _smooth_min(_smooth_max(skin, -socket, 0.025), nose, 0.022)
-        skin = _smooth_min(_smooth_min(skin, lid, 0.010), ear, 0.012)
-        lips, hollow, teeth = _mouth_parts(x, y, z, shape)
-        arch = 1 - ((x - _EYE_X) * (1 / _EYE_HALF)).square_()
-        slit = torch.minimum(_EYE_Y - y + shape[5] * arch, y - _EYE_Y + _EYE_LOW * arch).mul_(0.75)
-        skin = _smooth_min(torch.maximum(skin, hollow), lips, 0.008)
-        skin = torch.maximum(skin, torch.minimum(slit, z - 0.10))
-        hair = _smooth_max(_smooth_min(cap, locks, 0.03), -torch.minimum(hairline, throat), 0.012)
-        return [skin, ball, teeth, tongue, hair]
+        (side, y, z), jaw_y = points.unbind(0), points[1] + shape[1]
+        x, one = side.abs(), torch.ones_like(z)
+        still = [x * x, y * y, z * z, y * z, x, y, z]
+        moving = [jaw_y * jaw_y, jaw_y * z, jaw_y]
+        squares = self.quadrics @ torch.stack([*still, *moving, one, side, side * y])  # e n
+        distances = squares.clamp_(min=0.0).sqrt_().sub_(1.0).mul_(self.smallest).unbind(0)
+        k = dict(zip(self.names, distances, strict=True))
+        skin, hair, teeth = _skin_and_hair(k, points, shape)
+        return [skin, k["ball"], teeth, k["tongue"], hair]
 
     def __call__(self, points: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]) -> Tensor:
-        """Distance to the nearest part."""
-        skin, ball, teeth, tongue, hair = self.parts(points, shape)
-        inner = torch.minimum(torch.minimum(ball, teeth), tongue)
-        return torch.minimum(torch.minimum(skin, hair), inner)
+        return functools.reduce(torch.minimum, self.parts(points, shape))
 
-# %% ../nbs/13_puppet.ipynb #7802cabd
+# %% ../nbs/13_puppet.ipynb #80dc996f
 _NAPE = (0.0, -0.07, -0.03)  # where the neck enters the head, head frame
 
 
+def _torso(points: Float[Tensor, "3 n"]) -> Float[Tensor, " n"]:
+    """Distance to shoulders and chest."""
+    x, y, z = points[0].abs(), points[1], points[2]
+    side = (x - 0.185).clamp(min=0.0)
+    flat = (y + 0.395 + 0.12 * x).square() + (z + 0.06).square()
+    shoulders = (flat + side.square()).sqrt_().sub_(0.120)
+    chest = (x / 0.26).square() + ((y + 0.57) / 0.30).square() + ((z + 0.04) / 0.165).square()
+    return _smooth_min(shoulders, chest.sqrt_().sub_(1.0).mul_(0.165), 0.06)
+
+# %% ../nbs/13_puppet.ipynb #34397c3f
 class _Body:
     """The signed distance field of neck and torso, for points (3, n) of the body frame."""
 
     def __init__(self, device: str | torch.device = "cpu"):
-        self.low = torch.tensor([-0.40, -1.2, -0.24], device=device)
-        self.high = torch.tensor([0.40, -0.10, 0.16], device=device)
-
-    def parts(self, points: Float[Tensor, "3 n"], nape: Float[Tensor, "3 n"]) -> list[Tensor]:
-        """Distances to the neck and to the torso."""
-        x, y, z = points.unbind(0)
-        base = nape.new_tensor([[0.0], [-0.31], [-0.055]])
-        along = nape - base
-        from_base = points - base
-        share = ((from_base * along).sum(0) / along.square().sum(0)).clamp_(0.0, 1.0)
-        neck = (from_base - share * along).square().sum(0).sqrt_().sub_(0.064 - 0.006 * share)
-        side = (x.abs() - 0.185).clamp_(min=0.0)
-        flat = (y + 0.395 + 0.12 * x.abs()).square() + (z + 0.06).square()
-        shoulders = (flat + side.square_()).sqrt_().sub_(0.120)
-        chest = (x / 0.26).square() + ((y + 0.57) / 0.30).square() + ((z + 0.04) / 0.165).square()
-        chest = chest.sqrt_().sub_(1.0).mul_(0.165)
-        return [neck, _smooth_min(shoulders, chest, 0.06)]
+        self.box = torch.tensor([[-0.40, -1.2, -0.24], [0.40, 0.02, 0.16]], device=device)
 
     def __call__(self, points: Float[Tensor, "3 n"], nape: Float[Tensor, "3 n"]) -> Tensor:
         """Distance to the body, neck and torso melted together."""
-        neck, torso = self.parts(points, nape)
-        return _smooth_min(neck, torso, 0.09)
+        base = nape.new_tensor([[0.0], [-0.31], [-0.055]])
+        along, from_base = nape - base, points - base
+        share = ((from_base * along).sum(0) / along.square().sum(0)).clamp_(0.0, 1.0)
+        neck = (from_base - share * along).square().sum(0).sqrt_().sub_(0.064 - 0.006 * share)
+        return _smooth_min(neck, _torso(points), 0.09)
 
-# %% ../nbs/13_puppet.ipynb #a8446efd
+# %% ../nbs/13_puppet.ipynb #4b43fbe7
 def _box_span(
-    low: Tensor, high: Tensor, origins: Float[Tensor, "3 n"], directions: Float[Tensor, "3 n"]
+    box: Float[Tensor, "2 3"], origins: Float[Tensor, "3 n"], directions: Float[Tensor, "3 n"]
 ) -> tuple[Tensor, Tensor]:
     """Where rays enter and leave a box; they miss it when the first exceeds the second."""
     inverse = 1 / directions
-    a, b = (low[:, None] - origins) * inverse, (high[:, None] - origins) * inverse
+    a, b = ((corner[:, None] - origins) * inverse for corner in box)
     return torch.minimum(a, b).amax(0).clamp_(min=0.0), torch.maximum(a, b).amin(0)
 
-
+# %% ../nbs/13_puppet.ipynb #c3b5343d
 def _march(
-    field: Any,  # `_Head` or `_Body`
+    field: Any,  # `_Head`, `_Skin` or `_Body`
     origins: Float[Tensor, "3 n"],
     directions: Float[Tensor, "3 n"],
     columns: Float[Tensor, "k n"],  # what the field needs to know about each ray's frame
     limit: Float[Tensor, " n"],  # farther than this does not matter
 ) -> Float[Tensor, " n"]:  # distance along the ray, infinite where it misses
-    """Sphere-trace all rays."""
+    """Sphere-trace all rays, in rounds of four steps."""
     depth = torch.full_like(limit, torch.inf)
-    near, far = _box_span(field.low, field.high, origins, directions)
-    far = torch.minimum(far, limit)
-    index = (near < far).nonzero()[:, 0]
-    o, d, c = origins[:, index], directions[:, index], columns[:, index]
-    t, far = near[index], far[index]
-    for round_ in range(_ROUNDS):
-        for _ in range(_STEPS):
-            gap = field(torch.addcmul(o, d, t), c)
-            t = t.add_(gap, alpha=0.95)
-        done = gap.abs() < (_CLOSE if round_ < _ROUNDS - 1 else 2e-3)
-        depth[index[done]] = t[done]
-        keep = (~done & (t < far)).nonzero()[:, 0]
+    near, far = _box_span(field.box, origins, directions)
+    far = torch.minimum(far, limit + 0.02)
+    index = keep = (near < far).nonzero()[:, 0]
+    o, d, c, t, far = origins, directions, columns, near, far
+    for round_ in range(25):
         if len(keep) == 0:
             break
-        o, d, c = o[:, keep], d[:, keep], c[:, keep]
-        t, far, index = t[keep], far[keep], index[keep]
+        o, d, c, t, far = o[:, keep], d[:, keep], c[:, keep], t[keep], far[keep]
+        for _ in range(4):
+            gap = field(torch.addcmul(o, d, t), c)
+            t = t.add_(gap, alpha=0.95)
+        done = gap.abs() < 3e-4 * (1 + round_ / 6)
+        depth[index[done]] = t[done]
+        keep = (~done & (t < far)).nonzero()[:, 0]
+        index = index[keep]
     return depth
 
+# %% ../nbs/13_puppet.ipynb #4876ad55
+def _brow_line(x: Tensor) -> Tensor:
+    """Height of the middle of the brow at |x|."""
+    return 0.138 - 3.6 * (x - 0.062).square()
 
-_ROUNDS, _STEPS, _CLOSE = 16, 4, 3e-4  # at most 64 steps; arrived when this close, world units
 
-# %% ../nbs/13_puppet.ipynb #022f994e
-def _jaw_rays(shape: Float[Tensor, "6 t"], identity: PuppetIdentity) -> tuple[Tensor, Tensor]:
+def _jaw_rays(shape: Float[Tensor, "6 t"]) -> tuple[Tensor, Tensor]:
     """Origins and inward directions of the rays that find landmarks 0-16."""
     angle = torch.linspace(0.0, math.pi, 17, device=shape.device)
     c, s = angle.cos(), angle.sin()
-    away = torch.stack([-c, 0.42 - 1.72 * s, -0.25 + 1.00 * s], dim=-1)  # 17 3
+    away = torch.stack([-c, 0.42 - 1.72 * s, 0.75 * s], dim=-1)  # 17 3
     away = normalize(away, dim=-1).expand(shape.shape[1], 17, 3)
     centre = away.new_tensor([0.0, 0.0, 0.055]).expand_as(away).clone()
     centre[..., 1] -= shape[1, :, None] * s
     return centre + 0.5 * away, -away
 
+# %% ../nbs/13_puppet.ipynb #3e03d461
+_NOSE = [[0.0, 0.078], [0.0, 0.052], [0.0, 0.026], [0.0, 0.0]]
+_NOSE += [[-0.026, -0.012], [-0.013, -0.019], [0.0, -0.021], [0.013, -0.019], [0.026, -0.012]]
+
 
 def _front_points(shape: Float[Tensor, "6 t"]) -> Float[Tensor, "t 31 2"]:
     """x and y of landmarks 17-47: brows, nose and eyes."""
-    t = shape.shape[1]
-    like = shape.new_tensor
+    t, like = shape.shape[1], shape.new_tensor
     brow_x = like([0.096, 0.082, 0.064, 0.045, 0.026])
     brow = torch.stack([brow_x, _brow_line(brow_x)], dim=-1).expand(t, 5, 2)
-    nose = like([[0.0, 0.078], [0.0, 0.052], [0.0, 0.026], [0.0, 0.0]]).expand(t, 4, 2)
-    base = like(
-        [[-0.026, -0.012], [-0.013, -0.019], [0.0, -0.021], [0.013, -0.019], [0.026, -0.012]]
-    )
-    u = like([0.98, 0.36, -0.36, -0.98, -0.36, 0.36])
-    arch = 1 - u * u
-    rise = torch.where(like([0, 1, 1, 0, 0, 0]) > 0, shape[5, :, None] * arch, -_EYE_LOW * arch)
-    eye = torch.stack([(_EYE_X + _EYE_HALF * u).expand(t, 6), _EYE_Y + rise], dim=-1)
-    left = like([-1.0, 1.0])
-    mirrored = eye[:, [3, 2, 1, 0, 5, 4]]
-    return torch.cat(
-        [brow * left, brow.flip(1), nose, base.expand(t, 5, 2), eye * left, mirrored], 1
-    )
+    u = like([0.98, 0.36, -0.36, -0.98, -0.36, 0.36])  # outer corner, over the top, and back
+    lids = torch.where(like([0, 1, 1, 0, 0, 0]) > 0, shape[5, :, None], -_EYE_LOW)  # t 6
+    x = (_EYE_X + _EYE_HALF * u).expand(t, 6)
+    eye = torch.stack([x, _EYE_Y + lids * (1 - u * u)], dim=-1)
+    other, left = eye[:, [3, 2, 1, 0, 5, 4]], like([-1.0, 1.0])
+    nose = like(_NOSE).expand(t, 9, 2)
+    return torch.cat([brow * left, brow.flip(1), nose, eye * left, other], dim=1)
+
+# %% ../nbs/13_puppet.ipynb #614d73a2
+_LIPS = {  # relative places along the mouth, and the side of the tube: 1 outer, -1 inner
+    1.0: [-1.0, -0.6, -0.22, 0.0, 0.22, 0.6, 1.0, 0.6, 0.22, 0.0, -0.22, -0.6],
+    -1.0: [-0.96, -0.4, 0.0, 0.4, 0.96, 0.4, 0.0, -0.4],
+}
 
 
-def _brow_line(x: Tensor) -> Tensor:
-    """Height of the middle of the brow at |x|."""
-    return 0.138 - 3.6 * (x - 0.062).square()
-
-# %% ../nbs/13_puppet.ipynb #4c2e40e3
 def _lip_points(shape: Float[Tensor, "6 t"]) -> Float[Tensor, "t 20 3"]:
     """Landmarks 48-67 on the lip tubes: outer contour, then inner contour."""
-    width = shape[2]
-    spots = shape.new_tensor([-1, -0.6, -0.22, 0, 0.22, 0.6, 1, 0.6, 0.22, 0, -0.22, -0.6])
-    inner = shape.new_tensor([-0.96, -0.4, 0, 0.4, 0.96, 0.4, 0, -0.4])
     rows = []
-    for s, edge in [(spots, 1.0), (inner, -1.0)]:
-        x = s[:, None] * width  # k t
-        columns = shape[:, None].expand(6, len(s), shape.shape[1])
+    for edge, places in _LIPS.items():
+        x = shape.new_tensor(places)[:, None] * shape[2]  # k t
+        columns = shape[:, None].expand(6, *x.shape)
         up, low, r_up, r_low, _, z = _lip_lines(x.abs(), columns)
-        half = len(s) // 2
-        y = torch.where(
-            torch.arange(len(s), device=s.device)[:, None] < half,
-            up + edge * r_up,
-            low - edge * r_low,
-        )
-        y[0], y[half] = (
-            (up[0] - r_up[0]),
-            (up[half] - r_up[half]),
-        )  # the corners lie on the mouth's line
-        x[0], x[half] = x[0] - (edge > 0) * 0.004, x[half] + (edge > 0) * 0.004
+        half = len(places) // 2
+        y = torch.cat([(up + edge * r_up)[:half], (low - edge * r_low)[half:]])
+        y[[0, half]] = (up - r_up)[[0, half]]  # the corners lie on the line of the mouth
+        x[[0, half]] *= 1.04 if edge > 0 else 1.0
         rows.append(torch.stack([x, y, z], dim=-1))
     return torch.cat(rows).transpose(0, 1)
 
-# %% ../nbs/13_puppet.ipynb #c1c9966a
+# %% ../nbs/13_puppet.ipynb #9e8fc6cd
+class _Skin(_Head):
+    """The head without its hair."""
+
+    def __call__(self, points: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]) -> Tensor:
+        return functools.reduce(torch.minimum, self.parts(points, shape)[:4])
+
+
+def _landmarks(motion: PuppetMotion, identity: PuppetIdentity) -> Float[Tensor, "t 68 3"]:
+    """The 68 landmarks in the head frame."""
+    shape, front = _face_shape(motion, identity), _front_points(_face_shape(motion, identity))
+    jaw, inward = _jaw_rays(shape)
+    before = torch.cat([front, torch.full_like(front[..., :1], 0.4)], dim=-1)
+    back = front.new_tensor([0.0, 0.0, -1.0]).expand_as(before)
+    o, d = (torch.cat(pair, 1) for pair in ((jaw, before), (inward, back)))  # t 48 3
+    o, d = (rays.flatten(0, 1).mT.contiguous() for rays in (o, d))  # 3 n
+    columns = shape.repeat_interleave(48, dim=1)
+    depth = _march(_Skin(identity, o.device), o, d, columns, torch.full_like(o[0], 2.0))
+    found = (o + depth * d).mT.unflatten(0, (len(motion), 48))
+    return torch.cat([found, _lip_points(shape)], dim=1)
+
+# %% ../nbs/13_puppet.ipynb #6ce425f8
 MATERIALS = ("wall", "shirt", "neck", "skin", "hair", "brow", "eye", "lip", "teeth", "cavity")
 
-# %% ../nbs/13_puppet.ipynb #c0fed7fa
+# %% ../nbs/13_puppet.ipynb #933b691f
 def _blend(rgb: Tensor, weight: Tensor, colour: Any) -> Tensor:
     """Mix a colour, fixed or per point, into rgb (3, n)."""
     if not isinstance(colour, Tensor):
@@ -443,72 +460,70 @@ def _step(distance: Tensor, width: float = 0.0012) -> Tensor:
     return torch.sigmoid(distance / width)
 
 
+def _spot(a: Tensor, b: Tensor, wide: float, high: float) -> Tensor:
+    """A soft spot around a = b = 0."""
+    return torch.exp(-(a / wide).square() - (b / high).square())
+
+
 def _grain(p: Float[Tensor, "3 n"], scale: float) -> Float[Tensor, " n"]:
     """A calm, low-frequency pattern in [-1, 1]."""
     x, y, z = (p * scale).unbind(0)
-    return torch.sin(x + 2 * torch.sin(0.7 * y + 1)) * torch.sin(
-        1.3 * y + torch.sin(z + 2) + 0.5 * z
-    )
+    return torch.sin(x + 2 * torch.sin(0.7 * y + 1)) * torch.sin(1.3 * y + torch.sin(z + 2) + z / 2)
 
-# %% ../nbs/13_puppet.ipynb #c41b9641
-def _skin_colour(
-    p: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"], identity: PuppetIdentity
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Colour of the skin with lips and brows painted on, and how much of a lip, brow, cavity."""
+# %% ../nbs/13_puppet.ipynb #11280f2c
+def _complexion(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Float[Tensor, "3 n"]:
+    """The colour of bare skin: flushed cheeks and nose, shaded ears and nostrils."""
     x, y, z = p[0].abs(), p[1], p[2]
     tone = p.new_tensor(identity.skin)[:, None]
     rgb = tone * (1 + 0.03 * _grain(p, 38.0))
-    flush = torch.exp(-((x - 0.072) / 0.030).square() - ((y + 0.005) / 0.028).square())
-    flush = (flush + 0.6 * torch.exp(-(x / 0.018).square() - ((y - 0.001) / 0.016).square())) * (
-        z > 0.05
-    )
-    rgb = _blend(rgb, 0.30 * flush, tone * tone.new_tensor([[1.0], [0.66], [0.62]]))
-    nostril = torch.exp(-((x - 0.0105) / 0.006).square() - ((y + 0.0165) / 0.0045).square()) * (
-        z > 0.1
-    )
-    rgb = _blend(rgb, 0.62 * nostril, tone * 0.30)
+    flush = _spot(x - 0.072, y + 0.005, 0.030, 0.028) + 0.6 * _spot(x, y - 0.001, 0.018, 0.016)
+    rgb = _blend(rgb, 0.30 * flush * (z > 0.05), tone * tone.new_tensor([[1.0], [0.66], [0.62]]))
+    rgb = rgb * (1 - 0.30 * _spot(y - 0.046, z - 0.004, 0.017, 0.011) * (x > 0.15))
+    nostril = _spot(x - 0.0105, y + 0.0165, 0.006, 0.0045) * (z > 0.1)
+    return _blend(rgb, 0.62 * nostril, tone * 0.30)
+
+# %% ../nbs/13_puppet.ipynb #aa9e7992
+def _mouth_decals(
+    p: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How much of a lip, of the line between shut lips, and of the mouth's hollow a point is."""
+    x, y, z, width = p[0].abs(), p[1], p[2], shape[2]
     up, low, r_up, r_low, slant, line = _lip_lines(x, shape)
-    width = shape[2]
-    bow = 0.0022 * torch.exp(-(x / 0.0065).square())
+    bow = 0.0022 * torch.exp(-(x / 0.0065).square())  # Cupid's
     inside = torch.minimum(up + r_up * 0.95 / slant - bow - y, y - low + r_low / slant)
     lip = _step(torch.minimum(inside, width + 0.004 - x)) * (z > 0.08)
-    rgb = _blend(
-        rgb,
-        lip,
-        tone * tone.new_tensor([[0.84], [0.52], [0.50]])
-        + tone.new_tensor([[0.07], [0.02], [0.03]]),
-    )
     middle = 0.5 * (up - r_up + low + r_low)
-    crease = (
-        torch.exp(-((y - middle) / 0.0022).square())
-        * _step(width + 0.003 - x)
-        * _step(0.004 - shape[0])
-    )
-    rgb = _blend(rgb, 0.75 * crease * (z > 0.08), tone * tone.new_tensor([[0.38], [0.16], [0.16]]))
+    crease = torch.exp(-((y - middle) / 0.0022).square()) * _step(width + 0.003 - x)
     hole = torch.minimum(torch.minimum(up - y, y - low) - 0.4 * r_up, width - x)
-    cavity = _step(torch.minimum(hole, line - 0.010 - z), 0.0008) * (z > 0.05)
-    rgb = _blend(rgb, cavity, (0.22, 0.05, 0.06))
-    brow = 0.0062 - 0.06 * (x - 0.056).clamp(min=0.0) - (y - _brow_line(x)).abs()
-    brow = _step(torch.minimum(brow, 0.042 - (x - 0.062).abs())) * (z > 0.05)
-    return rgb, lip, brow, cavity
+    hollow = _step(torch.minimum(hole, line - 0.010 - z), 0.0008) * (z > 0.05)
+    return lip, crease * _step(0.004 - shape[0]) * (z > 0.08), hollow
 
-# %% ../nbs/13_puppet.ipynb #e70de757
-def _lash(p: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]) -> Float[Tensor, " n"]:
-    """How dark the upper lid's rim is."""
+# %% ../nbs/13_puppet.ipynb #d7cebefb
+def _skin_colour(
+    p: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"], identity: PuppetIdentity
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Colour of the skin with its decals painted on, and how much of each decal a point is."""
     x, y, z = p[0].abs(), p[1], p[2]
+    tone, dark = p.new_tensor(identity.skin)[:, None], p.new_tensor(identity.hair_colour)[:, None]
+    tint = tone.new_tensor([[0.84, 0.38], [0.52, 0.16], [0.50, 0.16]])
+    rosy = tone * tint[:, :1] + tone.new_tensor([[0.07], [0.02], [0.03]])
+    lip, crease, hollow = _mouth_decals(p, shape)
+    rgb = _blend(_complexion(p, identity), lip, rosy)
+    rgb = _blend(_blend(rgb, 0.75 * crease, tone * tint[:, 1:]), hollow, (0.22, 0.05, 0.06))
+    thin = 0.0062 - 0.06 * (x - 0.056).clamp(min=0.0) - (y - _brow_line(x)).abs()
+    brow = _step(torch.minimum(thin, 0.042 - (x - 0.062).abs())) * (z > 0.05)
     u = (x - _EYE_X) / _EYE_HALF
-    rim = _EYE_Y + shape[5] * (1 - u * u) + 0.0008
-    return torch.exp(-((y - rim) / 0.0024).square()) * _step(1.06 - u.abs(), 0.03) * (z > 0.08)
+    rim = y - _EYE_Y - shape[5] * (1 - u * u) - 0.0008
+    lash = torch.exp(-(rim / 0.0028).square()) * _step(1.06 - u.abs(), 0.03) * (z > 0.08)
+    rgb = _blend(_blend(rgb, 0.85 * brow, dark * 0.85), 0.80 * lash, dark * 0.35)
+    return rgb, {"brow": brow, "lip": lip, "cavity": hollow}
 
-
+# %% ../nbs/13_puppet.ipynb #663f22a5
 def _eye_colour(p: Tensor, shape: Tensor, gaze: Tensor, identity: PuppetIdentity) -> Tensor:
-    """White, iris, pupil and glint of both eyes."""
-    x, y = (
-        p[0] - torch.sign(p[0]) * _EYE_X - 0.0105 * gaze[0],
-        p[1] - _EYE_Y - 0.003 - 0.006 * gaze[1],
-    )
-    size = 0.0152 * (0.5 + 0.5 * identity.eye_size)
-    r = (x * x + y * y).sqrt()
+    """White, iris, pupil and glint of both eyes, in the shade of the upper lid."""
+    x = p[0] - torch.sign(p[0]) * _EYE_X - 0.0105 * gaze[0]
+    y = p[1] - _EYE_Y - 0.003 - 0.006 * gaze[1]
+    size, r = 0.0076 * (1 + identity.eye_size), (x * x + y * y).sqrt()
     iris = p.new_tensor(identity.iris)[:, None]
     rgb = p.new_tensor([[0.96], [0.95], [0.93]]).expand_as(p)
     rgb = _blend(rgb, _step(size - r), iris * 0.45)
@@ -519,40 +534,35 @@ def _eye_colour(p: Tensor, shape: Tensor, gaze: Tensor, identity: PuppetIdentity
     shade = 1 - 0.45 * torch.exp(-(lid - p[1]).clamp(min=0.0) / 0.0045)
     return _blend(rgb, glint, (1.0, 1.0, 1.0)) * shade
 
-# %% ../nbs/13_puppet.ipynb #55aea2ba
+# %% ../nbs/13_puppet.ipynb #aff2b820
 def _head_colour(
     p: Float[Tensor, "3 n"],
     shape: Float[Tensor, "6 n"],
     gaze: Float[Tensor, "2 n"],
-    parts: list[Tensor],  # the head's distances at these points
+    which: Int[Tensor, " n"],  # the part of the head each point lies on
     identity: PuppetIdentity,
 ) -> tuple[Float[Tensor, "3 n"], Int[Tensor, " n"]]:
     """Colour and material of points on the head."""
-    which = torch.stack(parts).argmin(0)
-    rgb, lip, brow, cavity = _skin_colour(p, shape, identity)
-    dark = p.new_tensor(identity.hair_colour)[:, None]
-    rgb = _blend(rgb, 0.85 * brow, dark * 0.85)
-    rgb = _blend(rgb, 0.80 * _lash(p, shape), dark * 0.35)
-    angle = torch.atan2(p[0], p[1] - 0.02)
-    strand = torch.sin(26 * angle + 3 * torch.sin(18 * p[2] + 9 * p[1])) * 0.10
-    hair = dark * (1.05 + strand + 0.12 * _grain(p, 22.0)) + 0.015
-    depth = ((p[2] - 0.08) / 0.06).clamp(0.0, 1.0)
+    rgb, decals = _skin_colour(p, shape, identity)
+    strand = 0.13 * torch.sin(46 * p[0] + 34 * p[2] + 9 * p[1]) + 0.12 * _grain(p, 22.0)
+    hair = p.new_tensor(identity.hair_colour)[:, None] * (1.05 + strand) + 0.015
+    depth = ((p[2] - 0.08) / 0.06).clamp(0.0, 1.0)  # of the mouth, dark at its back
     teeth = p.new_tensor([[0.97], [0.95], [0.91]]) * (0.55 + 0.45 * depth)
     tongue = p.new_tensor([[0.70], [0.30], [0.30]]) * (0.35 + 0.65 * depth)
-    eye = _eye_colour(p, shape, gaze, identity)
-    for part, colour in [(1, eye), (2, teeth), (3, tongue), (4, hair)]:
-        rgb = torch.where(which == part, colour, rgb)
+    colours = [_eye_colour(p, shape, gaze, identity), teeth, tongue, hair]
     name = MATERIALS.index
     material = which.new_tensor([name(m) for m in ("skin", "eye", "teeth", "cavity", "hair")])[
         which
     ]
-    for weight, decal in [(brow, "brow"), (lip, "lip"), (cavity, "cavity")]:
+    for part, colour in enumerate(colours, 1):
+        rgb = torch.where(which == part, colour, rgb)
+    for decal, weight in decals.items():
         material = torch.where((which == 0) & (weight > 0.5), name(decal), material)
     return rgb, material
 
-
+# %% ../nbs/13_puppet.ipynb #d5cc88ce
 def _body_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> tuple[Tensor, Tensor]:
-    """Colour and material of points on the body: a neck in a crew-neck shirt."""
+    """Colour and material of points on the body: a neck in a shirt."""
     front = ((p[2] + 0.06) / 0.08).clamp(-1.0, 1.0)
     edge = -0.232 - 0.035 * front - 0.30 * (0.09 - p[0].abs()).clamp(min=0.0) * front - p[1]
     tone, shirt = p.new_tensor(identity.skin)[:, None], p.new_tensor(identity.shirt)[:, None]
@@ -568,7 +578,110 @@ def _wall_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Tensor:
     tone = p.new_tensor(identity.background)[:, None]
     return tone * (0.92 + 0.10 * light + 0.055 * torch.tanh(2.5 * wave))
 
-# %% ../nbs/13_puppet.ipynb #34397c3f
+# %% ../nbs/13_puppet.ipynb #dc044c5d
+@dataclass(frozen=True)
+class _Scene:
+    identity: PuppetIdentity
+    camera: Camera  # head frame
+    shape: Float[Tensor, "6 t"]
+    gaze: Float[Tensor, "2 t"]
+    head: Float[Tensor, "t 4 4"]  # static world from head frame
+    body: Float[Tensor, "t 4 4"]  # body frame from head frame
+    nape: Float[Tensor, "3 t"]  # top of the neck, body frame
+    light: Float[Tensor, "3 t"]  # towards the key light, head frame
+
+
+def _scene(motion: PuppetMotion, camera: Camera, identity: PuppetIdentity) -> _Scene:
+    head = head_pose(motion)
+    body = torch.linalg.inv(body_pose(motion)) @ head
+    nape = body[:, :3, :3] @ head.new_tensor(_NAPE) + body[:, :3, 3]
+    light = head[:, :3, :3].mT @ normalize(head.new_tensor([-0.45, 0.55, 0.75]), dim=0)
+    gaze, shape = torch.stack([motion.gaze_x, motion.gaze_y]), _face_shape(motion, identity)
+    return _Scene(identity, camera, shape, gaze, head, body, nape.mT, light.mT)
+
+# %% ../nbs/13_puppet.ipynb #f0d21328
+def _turned(
+    pose: Float[Tensor, "t 4 4"], vectors: Float[Tensor, "3 n"], frame: Int[Tensor, " n"]
+) -> Float[Tensor, "3 n"]:
+    """Vectors turned by the rotation of each one's frame."""
+    rows = pose[:, :3, :3].permute(1, 2, 0)[:, :, frame]  # 3 3 n
+    return (rows * vectors).sum(1)
+
+
+def _rays_in(
+    pose: Float[Tensor, "t 4 4"],  # another frame, from the head frame
+    scene: _Scene,
+    directions: Float[Tensor, "3 n"],  # head frame
+    frame: Int[Tensor, " n"],  # the frame of each ray
+) -> tuple[Tensor, Tensor]:
+    """Origins and directions (3, n) of camera rays in another frame."""
+    origins = (pose @ scene.camera.cam2world)[:, :3, 3].mT  # 3 t
+    return origins[:, frame], _turned(pose, directions, frame)
+
+# %% ../nbs/13_puppet.ipynb #84b8d80f
+def _normals(field: Any, p: Float[Tensor, "3 n"], columns: Tensor) -> Float[Tensor, "3 n"]:
+    """Unit gradients of a field, by differences over a thousandth of a world unit."""
+    base, steps = field(p, columns), 1e-3 * torch.eye(3).to(p)
+    ahead = [field(p + step[:, None], columns) for step in steps]
+    return normalize(torch.stack(ahead) - base, dim=0)
+
+
+def _lit(room: Tensor, normal: Tensor, light: Tensor) -> Float[Tensor, " n"]:
+    """Brightness of surface points, given the relative room before them."""
+    key = (0.35 + 0.65 * (normal * light).sum(0)).clamp(min=0.0)
+    sky = 0.5 + 0.5 * normal[1]
+    return (0.42 + 0.52 * key + 0.16 * sky) * (0.62 + 0.38 * room.clamp(0.0, 1.0))
+
+# %% ../nbs/13_puppet.ipynb #a6baec48
+def _paint_head(
+    scene: _Scene, head: _Head, p: Float[Tensor, "3 n"], frame: Int[Tensor, " n"]
+) -> tuple[Tensor, Tensor]:
+    """Lit colours and materials of points on the head."""
+    shape, light = scene.shape[:, frame], scene.light[:, frame]
+    normal, which = _normals(head, p, shape), torch.stack(head.parts(p, shape)).argmin(0)
+    colour, material = _head_colour(p, shape, scene.gaze[:, frame], which, scene.identity)
+    room = head(p + 0.035 * normal, shape) / 0.035
+    return colour * _lit(room, normal, light), material
+
+
+def _paint_body(
+    scene: _Scene, head: _Head, body: _Body, p: Tensor, ground: Tensor, frame: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same for points on the body, given in the head frame and in the body frame."""
+    light, normal = scene.light[:, frame], _normals(body, ground, scene.nape[:, frame])
+    normal = _turned(scene.body.mT, normal, frame)  # head frame
+    colour, material = _body_colour(ground, scene.identity)
+    room = head(p + 0.06 * normal + 0.10 * light, scene.shape[:, frame]) / 0.16
+    return colour * _lit(room, normal, light), material
+
+# %% ../nbs/13_puppet.ipynb #7c75c9bb
+_WALL_Z, _FAR = -0.42, 6.0  # the wall in the static world; the depth of rays that look away from it
+
+
+def _trace(
+    scene: _Scene,
+    directions: Float[Tensor, "3 n"],  # of camera rays, head frame
+    frame: Int[Tensor, " n"],  # the frame of each ray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours (3, n) in [0, 1], depths and materials of rays: head, then body, then wall."""
+    head, body = _Head(scene.identity, frame.device), _Body(frame.device)
+    o, d = scene.camera.cam2world[:, :3, 3].mT[:, frame], directions
+    body_o, body_d = _rays_in(scene.body, scene, d, frame)
+    wall_o, wall_d = _rays_in(scene.head, scene, d, frame)
+    wall = (_WALL_Z - wall_o[2]) / wall_d[2]
+    wall = torch.where(wall > 0, wall.clamp(max=_FAR), _FAR)
+    to_head = _march(head, o, d, scene.shape[:, frame], wall)
+    to_body = _march(body, body_o, body_d, scene.nape[:, frame], torch.minimum(wall, to_head))
+    depth = torch.minimum(torch.minimum(to_head, to_body), wall)
+    rgb, material = _wall_colour(wall_o + wall * wall_d, scene.identity), torch.zeros_like(frame)
+    at = ((to_head < wall) & (to_head <= to_body)).nonzero()[:, 0]
+    rgb[:, at], material[at] = _paint_head(scene, head, o[:, at] + depth[at] * d[:, at], frame[at])
+    at = ((to_body < wall) & (to_body < to_head)).nonzero()[:, 0]
+    p, ground = o[:, at] + depth[at] * d[:, at], body_o[:, at] + depth[at] * body_d[:, at]
+    rgb[:, at], material[at] = _paint_body(scene, head, body, p, ground, frame[at])
+    return rgb.clamp_(0.0, 1.0), depth, material
+
+# %% ../nbs/13_puppet.ipynb #4bf410df
 _GROUPS = {
     "face": ("skin", "brow", "eye", "lip", "teeth", "cavity"),
     "mouth": ("lip", "teeth", "cavity"),
@@ -578,7 +691,7 @@ _GROUPS = {
     "background": ("wall",),
 }
 
-
+# %% ../nbs/13_puppet.ipynb #d38f0433
 @dataclass(frozen=True)
 class PuppetFrame:
     """Pictures of a puppet, with their truth."""
@@ -598,51 +711,42 @@ class PuppetFrame:
         wanted = [MATERIALS.index(material) for material in _GROUPS[name]]
         return torch.isin(self.material, self.material.new_tensor(wanted))
 
-# %% ../nbs/13_puppet.ipynb #8a1f6483
-@dataclass(frozen=True)
-class _Scene:
-    """What the frames of a motion need for tracing, one column per frame."""
+# %% ../nbs/13_puppet.ipynb #60ef4133
+def _smooth_edges(rgb: Float[Tensor, "t 3 h w"], scene: _Scene) -> None:
+    """Replace the colour of contrasting pixels by the mean of four rays, in place."""
+    side = rgb.shape[-1]
+    contrast = (max_pool2d(rgb, 3, 1, 1) + max_pool2d(-rgb, 3, 1, 1)).amax(1)  # t h w
+    at, row, column = (contrast > 0.12).nonzero().unbind(1)
+    sub = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=rgb.device)
+    where = (2 * row[:, None] + sub[:, 0]) * 2 * side + 2 * column[:, None] + sub[:, 1]
+    frame = at.repeat_interleave(4)
+    fine = rays_from_camera(scene.camera, 2 * side).directions[frame, where.flatten()]
+    colour, _, _ = _trace(scene, fine.mT.contiguous(), frame)
+    rgb[at, :, row, column] = colour.unflatten(1, (-1, 4)).mean(-1).mT
 
-    shape: Float[Tensor, "6 t"]
-    gaze: Float[Tensor, "2 t"]
-    head: Float[Tensor, "t 4 4"]  # static world from head frame
-    body: Float[Tensor, "t 4 4"]  # body frame from head frame
-    nape: Float[Tensor, "3 t"]  # top of the neck, body frame
-    light: Float[Tensor, "3 t"]  # towards the key light, head frame
+# %% ../nbs/13_puppet.ipynb #72a5af29
+def _draw(scene: _Scene, side: int, supersample: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Picture, depth and materials of all frames of a scene at once."""
+    t = len(scene.head)
+    frame = torch.arange(t, device=scene.head.device).repeat_interleave(side * side)
+    directions = rays_from_camera(scene.camera, side).directions.flatten(0, 1).mT.contiguous()
+    rgb, depth, material = _trace(scene, directions, frame)
+    rgb = rgb.unflatten(1, (t, side, side)).transpose(0, 1).contiguous()
+    if supersample == 2:
+        _smooth_edges(rgb, scene)
+    return rgb * 2 - 1, depth.view(t, side, side), material.view(t, side, side)
 
 
-def _scene(motion: PuppetMotion, identity: PuppetIdentity) -> _Scene:
-    head = head_pose(motion)
-    body = torch.linalg.inv(body_pose(motion)) @ head
-    nape = body[:, :3, :3] @ head.new_tensor(_NAPE) + body[:, :3, 3]
-    light = head[:, :3, :3].mT @ normalize(head.new_tensor([-0.45, 0.55, 0.75]), dim=0)
-    gaze = torch.stack([motion.gaze_x, motion.gaze_y])
-    return _Scene(_face_shape(motion, identity), gaze, head, body, nape.mT, light.mT)
+_RAYS = 160_000  # rays traced together: many, to spread torch's cost per operation
 
-
-def _moved(pose: Float[Tensor, "t 4 4"], points: Float[Tensor, "t n 3"]) -> Float[Tensor, "3 tn"]:
-    return (points @ pose[:, :3, :3].mT + pose[:, None, :3, 3]).flatten(0, 1).mT.contiguous()
-
-
-def _normals(field: Any, p: Float[Tensor, "3 n"], columns: Tensor) -> Float[Tensor, "3 n"]:
-    """Unit gradients of a field by differences over a millimetre."""
-    step = 1e-3
-    base = field(p, columns)
-    ahead = [field(p + step * p.new_tensor(e)[:, None], columns) for e in torch.eye(3).tolist()]
-    return normalize(torch.stack(ahead) - base, dim=0)
-
-# %% ../nbs/13_puppet.ipynb #a5bf8c41
+# %% ../nbs/13_puppet.ipynb #d6f035cc
 class Puppet:
     """A procedural talking portrait of one person."""
 
     def __init__(self, identity: PuppetIdentity):
         self.identity = identity
 
-    def static_camera(
-        self,
-        motion: PuppetMotion,
-        focal: float = 2.9,  # image widths; shows head and shoulders with a margin
-    ) -> Camera:  # one per frame
+    def static_camera(self, motion: PuppetMotion, focal: float = 2.9) -> Camera:
         """The camera that stands still before the moving head, in each frame's head frame."""
         still = orbit_camera(motion.yaw * 0, motion.yaw * 0, focal)
         return Camera(torch.linalg.inv(head_pose(motion)) @ still.cam2world, still.intrinsics)
@@ -656,168 +760,26 @@ class Puppet:
         return _landmarks(motion, self.identity)
 
     def render(
-        self,
-        motion: PuppetMotion,
-        camera: Camera,  # one per frame, in the head frame
-        resolution: int,  # pixels along each side
-        supersample: int = 1,  # 2 smooths the edges of the picture; depth and materials stay exact
+        self, motion: PuppetMotion, camera: Camera, resolution: int, supersample: int = 1
     ) -> PuppetFrame:
-        """Pictures of the motion with depth and materials.
+        """Pictures with their truth, one camera per frame; `supersample=2` smooths edges."""
+        return _render(self.identity, motion, camera, resolution, supersample)
 
-        Raises `InputError` unless there is one camera per frame.
-        """
-        if len(camera.cam2world) != len(motion):
-            raise InputError(
-                f"{len(camera.cam2world)} cameras for {len(motion)} frames; give one per frame"
-            )
-        return _render(motion, camera, resolution, supersample, self.identity)
-
-# %% ../nbs/13_puppet.ipynb #0f02c9e3
-def _landmarks(motion: PuppetMotion, identity: PuppetIdentity) -> Float[Tensor, "t 68 3"]:
-    shape, head = _face_shape(motion, identity), _Head(identity, motion.jaw.device)
-    jaw_o, jaw_d = _jaw_rays(shape, identity)
-    front = _front_points(shape)
-    front_o = torch.cat([front, torch.full_like(front[..., :1], 0.4)], dim=-1)
-    front_d = torch.zeros_like(front_o)
-    front_d[..., 2] = -1.0
-    o, d = torch.cat([jaw_o, front_o], 1), torch.cat([jaw_d, front_d], 1)  # t 48 3
-    flat_o, flat_d = o.flatten(0, 1).mT.contiguous(), d.flatten(0, 1).mT.contiguous()
-    columns = shape.repeat_interleave(48, dim=1)
-    head_skin = _Skin(head)
-    depth = _march(head_skin, flat_o, flat_d, columns, torch.full_like(flat_o[0], 2.0))
-    found = (flat_o + depth * flat_d).mT.unflatten(0, (len(motion), 48))
-    return torch.cat([found, _lip_points(shape)], dim=1)
-
-
-class _Skin:
-    """The head without its hair."""
-
-    def __init__(self, head: _Head):
-        self.head, self.low, self.high = head, head.low, head.high
-
-    def __call__(self, points: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]) -> Tensor:
-        return torch.stack(self.head.parts(points, shape)[:4]).amin(0)
-
-# %% ../nbs/13_puppet.ipynb #4b43fbe7
-def _trace(
-    scene: _Scene,
-    frame: Int[Tensor, " n"],  # the frame of each ray
-    rays: list[tuple[Tensor, Tensor]],  # origins, directions (3, n) in head, body, static frames
-    identity: PuppetIdentity,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours (3, n) in [0, 1], depths and materials of rays."""
-    device = frame.device
-    head, body = _Head(identity, device), _Body(device)
-    (o, d), (body_o, body_d), (wall_o, wall_d) = rays
-    wall = ((_WALL_Z - wall_o[2]) / wall_d[2]).nan_to_num(_FAR, _FAR, _FAR)
-    wall = torch.where(wall > 0, wall.clamp(max=_FAR), _FAR)
-    shape, nape, light = scene.shape[:, frame], scene.nape[:, frame], scene.light[:, frame]
-    to_head = _march(head, o, d, shape, wall)
-    to_body = _march(body, body_o, body_d, nape, torch.minimum(wall, to_head))
-    depth = torch.minimum(torch.minimum(to_head, to_body), wall)
-    rgb = _wall_colour(wall_o + wall * wall_d, identity)
-    material = torch.zeros_like(frame)
-    at = (to_body < to_head).nonzero()[:, 0]
-    p, ground = o[:, at] + depth[at] * d[:, at], body_o[:, at] + depth[at] * body_d[:, at]
-    turn = scene.body[frame[at], :3, :3]  # body frame from head frame
-    normal = torch.einsum("nij,in->jn", turn, _normals(body, ground, nape[:, at]))
-    colour, material[at] = _body_colour(ground, identity)
-    rgb[:, at] = colour * _lit(head, p, normal, light[:, at], shape[:, at], 0.06, 0.10)
-    at = (to_head < torch.minimum(to_body, wall)).nonzero()[:, 0]
-    p, columns = o[:, at] + depth[at] * d[:, at], shape[:, at]
-    normal = _normals(head, p, columns)
-    parts = head.parts(p, columns)
-    colour, material[at] = _head_colour(p, columns, scene.gaze[:, frame[at]], parts, identity)
-    rgb[:, at] = colour * _lit(head, p, normal, light[:, at], columns, 0.035, 0.0)
-    return rgb.clamp_(0.0, 1.0), depth, material
-
-
-_WALL_Z, _FAR = -0.42, 6.0  # the wall in the static world; the depth of rays that look away from it
-
-
-def _lit(
-    head: _Head,
-    p: Tensor,
-    normal: Tensor,
-    light: Tensor,
-    shape: Tensor,
-    reach: float,
-    shadow: float,
-) -> Tensor:
-    """Brightness of surface points: a soft key light, a sky, and what the head near by hides."""
-    key = (0.35 + 0.65 * (normal * light).sum(0)).clamp(min=0.0)
-    sky = 0.5 + 0.5 * normal[1]
-    tap = p + reach * normal + shadow * light
-    near = head(tap, shape) / (reach + shadow)
-    return (0.42 + 0.52 * key + 0.16 * sky) * (0.62 + 0.38 * near.clamp(0.0, 1.0))
-
-# %% ../nbs/13_puppet.ipynb #c3b5343d
+# %% ../nbs/13_puppet.ipynb #aee97171
 def _render(
-    motion: PuppetMotion,
-    camera: Camera,
-    resolution: int,
-    supersample: int,
-    identity: PuppetIdentity,
+    identity: PuppetIdentity, motion: PuppetMotion, camera: Camera, side: int, supersample: int
 ) -> PuppetFrame:
-    """Render in batches of frames that keep the working set in cache."""
-    batch = max(1, _RAYS // resolution**2)
-    done = []
+    """Draw in batches of frames. Raises `InputError` unless cameras and frames agree."""
+    cameras = len(camera.cam2world)
+    if cameras != len(motion):
+        raise InputError(f"{cameras} cameras for {len(motion)} frames; give one per frame")
+    if supersample not in (1, 2):
+        raise InputError(f"no supersampling by {supersample}; use 1 or 2")
+    batch, done = max(1, _RAYS // side**2), []
     with torch.inference_mode():
         for start in range(0, len(motion), batch):
             some = slice(start, start + batch)
             part = Camera(camera.cam2world[some], camera.intrinsics[some])
-            done.append(
-                _render_batch(
-                    _scene(motion[some], identity), part, resolution, supersample, identity
-                )
-            )
-    rgb, depth, material = (torch.cat(parts) for parts in zip(*done, strict=True))
-    return PuppetFrame(rgb, depth, material, camera)
-
-
-_RAYS = 40_000  # rays traced together
-
-
-def _rays(scene: _Scene, camera: Camera, resolution: int) -> list[tuple[Tensor, Tensor]]:
-    """Origins and directions (3, t n) in the head, body and static frames."""
-    rays = rays_from_camera(camera, resolution)
-    eye = torch.eye(4).to(scene.head).expand_as(scene.head)
-    out = []
-    for pose in (eye, scene.body, scene.head):
-        turn = pose.clone()
-        turn[:, :3, 3] = 0.0
-        out.append((_moved(pose, rays.origins), _moved(turn, rays.directions)))
-    return out
-
-# %% ../nbs/13_puppet.ipynb #604877e3
-def _render_batch(
-    scene: _Scene, camera: Camera, resolution: int, supersample: int, identity: PuppetIdentity
-) -> tuple[Tensor, Tensor, Tensor]:
-    t, side = len(scene.head), resolution
-    frame = torch.arange(t, device=scene.head.device).repeat_interleave(side * side)
-    rgb, depth, material = _trace(scene, frame, _rays(scene, camera, side), identity)
-    rgb = rgb.unflatten(1, (t, side, side)).transpose(0, 1).contiguous()
-    depth, material = depth.unflatten(0, (t, side, side)), material.unflatten(0, (t, side, side))
-    if supersample == 2:
-        _smooth_edges(rgb, material, scene, camera, identity)
-    return rgb * 2 - 1, depth, material
-
-
-def _smooth_edges(
-    rgb: Float[Tensor, "t 3 h w"],
-    material: Tensor,
-    scene: _Scene,
-    camera: Camera,
-    identity: PuppetIdentity,
-) -> None:
-    """Replace the colour of pixels between two materials by the mean of four rays, in place."""
-    t, _, side, _ = rgb.shape
-    m = material[:, None].float()
-    edge = (max_pool2d(m, 3, 1, 1) + max_pool2d(-m, 3, 1, 1) != 0)[:, 0]  # t h w
-    frame, row, column = edge.nonzero().unbind(1)
-    sub = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=rgb.device)
-    where = (2 * row[:, None] + sub[:, 0]) * 2 * side + 2 * column[:, None] + sub[:, 1]
-    where = (frame[:, None] * 4 * side * side + where).flatten()  # rays of the doubled picture
-    rays = [(o[:, where], d[:, where]) for o, d in _rays(scene, camera, 2 * side)]
-    fine, _, _ = _trace(scene, frame.repeat_interleave(4), rays, identity)
-    rgb[frame, :, row, column] = fine.unflatten(1, (-1, 4)).mean(-1).mT
+            done.append(_draw(_scene(motion[some], part, identity), side, supersample))
+        rgb, depth, material = (torch.cat(parts) for parts in zip(*done, strict=True))
+    return PuppetFrame(rgb.clone(), depth.clone(), material.clone(), camera)

@@ -33,7 +33,7 @@ class Phoneme:
     start: float  # seconds
     end: float  # seconds
 
-
+# %% ../nbs/14_speech.ipynb #1888a3cf
 @dataclass(frozen=True)
 class Speech:
     """Sound, what is said, and when."""
@@ -50,7 +50,7 @@ class Speech:
         """How long it lasts."""
         return len(self.audio) / self.rate
 
-# %% ../nbs/14_speech.ipynb #10a9237a
+# %% ../nbs/14_speech.ipynb #c9431d33
 class _EventId(ctypes.Union):
     """The value of an event: a phoneme name of up to eight bytes."""
 
@@ -71,7 +71,7 @@ class _Event(ctypes.Structure):
         ("id", _EventId),
     ]
 
-# %% ../nbs/14_speech.ipynb #c9431d33
+# %% ../nbs/14_speech.ipynb #a51e66af
 def _collector(blocks: list[bytes], events: list[tuple[str, int]]):
     """The function espeak-ng calls back: keeps samples and the beginnings of phonemes."""
 
@@ -88,7 +88,7 @@ def _collector(blocks: list[bytes], events: list[tuple[str, int]]):
 
     return collect
 
-# %% ../nbs/14_speech.ipynb #a51e66af
+# %% ../nbs/14_speech.ipynb #a9d15d44
 def _utter() -> None:
     """Child process: JSON request on standard input; events, then 16-bit samples on the output."""
     import espeakng_loader
@@ -108,7 +108,7 @@ def _utter() -> None:
     library.espeak_Synchronize()
     sys.stdout.buffer.write(json.dumps([rate, events]).encode() + b"\n" + b"".join(blocks))
 
-# %% ../nbs/14_speech.ipynb #a9d15d44
+# %% ../nbs/14_speech.ipynb #0105de97
 def _package_folder() -> Path:
     """Where the installed package lies."""
     return Path(importlib.util.find_spec("talk3d").origin).parent  # type: ignore[union-attr,arg-type]
@@ -130,7 +130,7 @@ def _ask_child(text: str, voice: str, words_per_minute: int) -> tuple[int, list,
     header, samples = child.stdout.split(b"\n", 1)
     return *json.loads(header), np.frombuffer(samples, np.int16)
 
-# %% ../nbs/14_speech.ipynb #a305ae32
+# %% ../nbs/14_speech.ipynb #5cf56baa
 def _to_speech_rate(samples: np.ndarray, rate: int) -> np.ndarray:
     """16-bit samples at 16 kHz."""
     from scipy.signal import resample_poly
@@ -146,7 +146,7 @@ def _intervals(events: list, rate: int, seconds: float) -> tuple[Phoneme, ...]:
     rows = zip([symbol for symbol, _ in events], starts, starts[1:], strict=False)
     return tuple(Phoneme(*row) for row in rows if row[2] > row[1])
 
-# %% ../nbs/14_speech.ipynb #f58b810c
+# %% ../nbs/14_speech.ipynb #90b94d8f
 def speak(
     text: str,  # English sentences
     voice: str = "en-us",  # espeak voice
@@ -166,7 +166,7 @@ def speak(
     audio = pcm.astype(np.float32) / 32768
     return Speech(audio, SPEECH_RATE, phonemes, text, voice, words_per_minute)
 
-# %% ../nbs/14_speech.ipynb #9d619293
+# %% ../nbs/14_speech.ipynb #350d819e
 def save_speech(
     folder: str | Path,  # where the two files go
     name: str,  # their stem
@@ -181,7 +181,7 @@ def save_speech(
     words |= {"samples": len(speech.audio), "flac_sha256": file_sha256(flac)}
     write_json(flac.with_suffix(".json"), words)
 
-# %% ../nbs/14_speech.ipynb #350d819e
+# %% ../nbs/14_speech.ipynb #9a64e29a
 def load_speech(
     name: str = "embedded",  # a clip of the package, or the stem of one in `folder`
     folder: str | Path | None = None,  # None: the clips of the package
@@ -205,7 +205,7 @@ def load_speech(
     audio, rate = read_audio(flac)
     return Speech(audio=audio, rate=rate, phonemes=phonemes, **kept)
 
-# %% ../nbs/14_speech.ipynb #fded83a7
+# %% ../nbs/14_speech.ipynb #cb66a452
 EMBEDDED_TEXT = (
     "A triplane keeps a face on three flat maps. "
     "One looks from the front, one from above, and one from the side. "
@@ -225,7 +225,7 @@ def make_embedded(folder: str | Path | None = None) -> Speech:
     save_speech(folder or _package_folder() / "assets" / "speech", "embedded", speech)
     return speech
 
-# %% ../nbs/14_speech.ipynb #ef562281
+# %% ../nbs/14_speech.ipynb #f75bdde9
 _SHAPES = {  # espeak mnemonics of English: jaw, spread, rounding, closure
     "_ _: _! _| _:: _;_ _^_ ||": (0.00, 0.0, 0.0, 0.0),
     "p b m m-": (0.00, 0.0, 0.0, 1.0),
@@ -255,7 +255,7 @@ _SHAPES = {  # espeak mnemonics of English: jaw, spread, rounding, closure
     "0 0# 02 aa A: A@ A# A~": (1.00, 0.0, 0.0, 0.0),
 }
 
-# %% ../nbs/14_speech.ipynb #f75bdde9
+# %% ../nbs/14_speech.ipynb #82d48fe2
 VISEMES = {symbol: shape for symbols, shape in _SHAPES.items() for symbol in symbols.split()}
 
 
@@ -268,7 +268,7 @@ def viseme(
         raise InputError(f"phoneme {symbol!r} has no mouth shape; use an English voice and text")
     return VISEMES[plain]
 
-# %% ../nbs/14_speech.ipynb #baecae28
+# %% ../nbs/14_speech.ipynb #472792a4
 JAW_SIGMA = 0.030  # seconds; not in the paper: about a third of a phoneme
 LIP_SIGMA = 0.050  # seconds; not in the paper: spread and rounding reach further
 
@@ -285,7 +285,7 @@ def dominance(
     start, end = ((edges[None, :, i] - times[:, None]) / sigma for i in (0, 1))
     return (ndtr(end) - ndtr(start)).astype(np.float32)
 
-# %% ../nbs/14_speech.ipynb #7eb90003
+# %% ../nbs/14_speech.ipynb #fe9d55ec
 CLOSURE_RAMP = 0.060  # seconds from shut to free; not in the paper
 
 
@@ -303,7 +303,7 @@ def closure_curve(
     curve = strength * (0.5 + 0.5 * np.cos(np.pi * ramp))
     return curve.max(axis=1, initial=0.0).astype(np.float32)
 
-# %% ../nbs/14_speech.ipynb #06aae55b
+# %% ../nbs/14_speech.ipynb #d9c5bd0e
 @dataclass(frozen=True)
 class Visemes:
     """The mouth over time, one value per video frame."""
@@ -318,7 +318,7 @@ class Visemes:
         """What is left of the jaw's opening between the lips, 0 to 1."""
         return self.jaw * (1 - self.closure)
 
-# %% ../nbs/14_speech.ipynb #d9c5bd0e
+# %% ../nbs/14_speech.ipynb #7e79d7bf
 def visemes_from_phonemes(
     phonemes: tuple[Phoneme, ...],
     frames: int,  # how many video frames
@@ -329,7 +329,7 @@ def visemes_from_phonemes(
     Raises `InputError` for a phoneme that English does not have.
     """
     times = ((np.arange(frames) + 0.5) / fps).astype(np.float32)
-    targets = np.float32([viseme(p.symbol) for p in phonemes]).reshape(-1, 4)  # k 4
+    targets = np.array([viseme(p.symbol) for p in phonemes], np.float32).reshape(-1, 4)  # k 4
     closure = closure_curve(phonemes, times, fps)
     jaw = dominance(phonemes, times, JAW_SIGMA) @ targets[:, 0]
     lips = dominance(phonemes, times, LIP_SIGMA) @ targets[:, 1:3]  # t 2

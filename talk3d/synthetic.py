@@ -9,6 +9,7 @@ __all__ = ['TalkConfig', 'smooth_noise', 'head_motion', 'blink_curve', 'gaze_cur
 # %% ../nbs/15_synthetic.ipynb #b9fe5fe0
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -149,14 +150,22 @@ def render_talk(
     resolution: int,  # pixels along each side
     supersample: int = 2,  # rays along each side of a pixel
     chunk: int = 8,  # frames drawn together
+    workers: int = 2,  # chunks drawn at the same time
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """The talk as a static camera sees it."""
-    pictures = []
-    for start in progress(range(0, len(motion), chunk), "drawing"):
+
+    def draw(start: int) -> np.ndarray:
         part = motion[start : start + chunk]
-        camera = puppet.static_camera(part)
-        frame = puppet.render(part, camera, resolution, supersample)
-        pictures.append(to_uint8(frame.rgb))
+        frame = puppet.render(part, puppet.static_camera(part), resolution, supersample)
+        return to_uint8(frame.rgb)
+
+    starts = range(0, len(motion), chunk)
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, "draw", torch.set_num_threads, (1,)) as pool:
+            pictures = list(progress(pool.map(draw, starts), "drawing", len(starts)))
+    finally:
+        torch.set_num_threads(threads)  # a worker's setting would become every later thread's
     return np.concatenate(pictures)
 
 # %% ../nbs/15_synthetic.ipynb #fc058ccf
@@ -170,10 +179,19 @@ def talk_landmarks(
     return (places * resolution).float().numpy()
 
 # %% ../nbs/15_synthetic.ipynb #44c71595
+_FILES = ("video.mp4", "landmarks.npz", "truth.npz")
+
+
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """An npz file that appears whole."""
     with atomic_path(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _state(puppet: Puppet, motion: PuppetMotion) -> dict[str, np.ndarray]:
+    """All that is needed to draw the frames again, and the opening of the mouth."""
+    seen = vars(puppet.static_camera(motion)) | {"opening": puppet.mouth_opening(motion)}
+    return {name: value.numpy() for name, value in (vars(motion) | seen).items()}
 
 
 def _speech_record(speech: Speech) -> dict:
@@ -186,7 +204,7 @@ def _speech_record(speech: Speech) -> dict:
 def make_talk(
     folder: str | Path,  # where the four files go
     config: TalkConfig = TalkConfig(),
-    identity: PuppetIdentity = PuppetIdentity(),
+    identity: PuppetIdentity | None = None,  # None: the default person
     speech: Speech | None = None,  # None: the embedded clip
 ) -> None:
     """Write an embedded talk: video, landmarks and truth.
@@ -194,19 +212,17 @@ def make_talk(
     Raises `InputError` where the folder cannot be written or the speech is too short.
     """
     folder, speech = Path(folder), speech or load_speech()
+    identity = identity or PuppetIdentity()
     puppet, motion = Puppet(identity), talk_motion(config, speech)
+    landmarks = talk_landmarks(puppet, motion, config.resolution)
+    _save_arrays(folder / "landmarks.npz", {"landmarks68": landmarks})
     frames = render_talk(puppet, motion, config.resolution, config.supersample)
     audio = fit_audio(speech.audio, round(config.frames / config.fps * speech.rate))
     clip = Clip(frames, config.fps, audio, speech.rate)
     write_clip(folder / "video.mp4", clip, crf=12, synthetic="puppet")
-    landmarks = talk_landmarks(puppet, motion, config.resolution)
-    _save_arrays(folder / "landmarks.npz", {"landmarks68": landmarks})
-    camera = puppet.static_camera(motion)
-    state = {name: curve.numpy() for name, curve in vars(motion).items()}
-    state |= {"cam2world": camera.cam2world.numpy(), "intrinsics": camera.intrinsics.numpy()}
-    _save_arrays(folder / "truth.npz", state | {"opening": puppet.mouth_opening(motion).numpy()})
+    _save_arrays(folder / "truth.npz", _state(puppet, motion))
     record = {"config": config, "identity": identity, "speech": _speech_record(speech)}
-    record["arrays_sha256"] = file_sha256(folder / "truth.npz")
+    record["files"] = {name: file_sha256(folder / name) for name in _FILES}
     write_json(folder / "truth.json", record)
 
 # %% ../nbs/15_synthetic.ipynb #98352968
@@ -226,12 +242,13 @@ def load_truth(
 ) -> Truth:
     """The truth of an embedded talk.
 
-    Raises `InputError` when it is missing or damaged.
+    Raises `InputError` when a file of the talk is missing, damaged or of another talk.
     """
     folder = Path(folder)
     record = read_json(folder / "truth.json")
-    if file_sha256(folder / "truth.npz") != record["arrays_sha256"]:
-        raise InputError(f"{folder / 'truth.npz'} is damaged; make the talk again")
+    for name, expected in record["files"].items():
+        if file_sha256(folder / name) != expected:
+            raise InputError(f"{folder / name} does not belong to this talk; make the talk again")
     with np.load(folder / "truth.npz", allow_pickle=False) as file:
         state = {name: torch.from_numpy(file[name]) for name in file.files}
     motion = PuppetMotion(**{field.name: state[field.name] for field in fields(PuppetMotion)})

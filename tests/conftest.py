@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """The same numbers in every run, whatever ran before."""
-    import torch  # takes seconds: only when a test runs
-
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
-    torch.manual_seed(0)
+    if torch := sys.modules.get("torch"):  # a first import inside a test starts from a fixed seed
+        torch.manual_seed(0)
 
 
 def shared_folder() -> Path | None:

@@ -40,6 +40,27 @@ DIRECTIVES = {"default_exp", "export", "exporti", "hide", "gpu", "weights", "slo
 # Exported cells of 26 to 40 lines: (module, first name in the cell) -> why it is not split.
 LONG_CELLS: dict[tuple[str, str], str] = {
     ("core", "atomic_path"): "one try statement: write, rename, explain the failure, clean up",
+    ("media", "write_clip"): "one open container: streams are declared, then filled, in this order",
+    (
+        "triplane",
+        "render_triplane",
+    ): "the two passes share one shading closure and are read together",
+    ("speech", "_SHAPES"): "a table with one line per mouth shape, no code",
+    (
+        "stylegan2",
+        "SynthesisLayer",
+    ): "a published layer: its weights and the forward pass that uses them",
+    ("stylegan2", "SynthesisNetwork"): "a published network: its blocks and the loop over them",
+    ("eg3d", "SuperResolution"): "a published module: two blocks and the call of both",
+    (
+        "eg3d",
+        "Generator",
+    ): "the whole system on one page: paint, picture, forward of a few lines each",
+    ("attention", "Attention"): "projection, forward and scores share the same four weights",
+    (
+        "attention",
+        "PlaneTransformerBlock",
+    ): "the three steps of a block share its norms and are one idea",
 }
 # Notebooks with fewer than 25 or more than 70 cells: module -> why.
 CELL_COUNTS: dict[str, str] = {}

@@ -143,7 +143,13 @@ def test_traces_are_found(line):
 
 
 @pytest.mark.parametrize(
-    "line", ["https://example.org/home/page", "/usr/bin/chromium", "an issue of taste", "~/work/x"]
+    "line",
+    [
+        "https://example.org/home/page",
+        "/usr/bin/chromium",
+        "an issue of taste",
+        "see nbs/" + "work/x",
+    ],
 )
 def test_harmless_text_passes(line):
     assert text_problems(line) == []
@@ -177,3 +183,13 @@ def test_unsafe_loads_are_found(line):
 )
 def test_safe_loads_pass(line):
     assert unsafe_problems(line) == []
+
+
+def test_shape_annotations_are_live():
+    import torch
+    from jaxtyping import TypeCheckError
+
+    from talk3d.camera import look_at
+
+    with pytest.raises(TypeCheckError):
+        look_at(torch.ones(2, 3), torch.zeros(3))  # would broadcast
