@@ -65,7 +65,7 @@ def orbit(
     )
     return look_at(position, position.new_tensor(pivot).expand_as(position))
 
-# %% ../nbs/10_camera.ipynb #a6008f62
+# %% ../nbs/10_camera.ipynb #56ea5885
 def official_pitch(
     pitch: Float[Tensor, "*b"],  # EG3D's pitch in degrees, positive: camera below
 ) -> Float[Tensor, "*b"]:  # true pitch in degrees, positive: camera above
@@ -75,7 +75,7 @@ def official_pitch(
     """
     return -torch.rad2deg(torch.asin(2 * torch.deg2rad(pitch) / math.pi))
 
-# %% ../nbs/10_camera.ipynb #c067615b
+# %% ../nbs/10_camera.ipynb #e1aa097c
 @dataclass(frozen=True)
 class Camera:
     """A batch of pinhole cameras."""
@@ -92,7 +92,7 @@ class Camera:
         """The same cameras on another device."""
         return Camera(self.cam2world.to(device), self.intrinsics.to(device))
 
-# %% ../nbs/10_camera.ipynb #e1aa097c
+# %% ../nbs/10_camera.ipynb #572a6601
 def orbit_camera(
     yaw: Float[Tensor, " b"],  # degrees, positive: camera towards +x
     pitch: Float[Tensor, " b"],  # degrees, positive: camera above
@@ -102,7 +102,7 @@ def orbit_camera(
     intrinsics = intrinsics_from_focal(focal).to(yaw)
     return Camera(orbit(yaw, pitch), intrinsics.expand(len(yaw), 3, 3))
 
-# %% ../nbs/10_camera.ipynb #dafe7e48
+# %% ../nbs/10_camera.ipynb #e988ef16
 @dataclass(frozen=True)
 class Rays:
     """Rays of a batch of cameras, row-major over the picture."""
@@ -110,7 +110,7 @@ class Rays:
     origins: Float[Tensor, "b n 3"]  # world units
     directions: Float[Tensor, "b n 3"]  # unit length
 
-# %% ../nbs/10_camera.ipynb #e988ef16
+# %% ../nbs/10_camera.ipynb #d3ebdf8a
 def rays_from_camera(
     camera: Camera,
     resolution: int,  # pixels along each side of the square picture
@@ -126,7 +126,7 @@ def rays_from_camera(
     directions = local @ camera.cam2world[:, :3, :3].mT  # b n 3
     return Rays(camera.cam2world[:, None, :3, 3].expand_as(directions), directions)
 
-# %% ../nbs/10_camera.ipynb #2a083364
+# %% ../nbs/10_camera.ipynb #bf92cafa
 def project(
     points: Float[Tensor, "b k 3"],  # world units
     camera: Camera,

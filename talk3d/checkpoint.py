@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ def save_checkpoint(
     with atomic_path(path) as partial:
         save_file(stored, partial, metadata=text)
 
-# %% ../nbs/22_checkpoint.ipynb #b5629e2b
+# %% ../nbs/22_checkpoint.ipynb #fab0d716
 def load_checkpoint(
     path: str | Path,
     kind: str | None = None,  # what the file must say it is
@@ -63,7 +62,7 @@ def load_checkpoint(
         raise InputError(f"{path} holds a {meta.get('kind')}, not a {kind}; give the right file")
     return Checkpoint(tensors, meta)
 
-# %% ../nbs/22_checkpoint.ipynb #f21197d7
+# %% ../nbs/22_checkpoint.ipynb #a42c1a84
 def load_strict(
     module: nn.Module,
     tensors: dict[str, Tensor],
@@ -86,7 +85,7 @@ def load_strict(
         raise InputError(f"{source} does not fit: {'; '.join(wrong[:3])}{more}; use its own config")
     module.load_state_dict(tensors)
 
-# %% ../nbs/22_checkpoint.ipynb #0be48dbb
+# %% ../nbs/22_checkpoint.ipynb #eb463de9
 def check_conventions(
     meta: dict[str, Any],  # of a checkpoint
     expected: dict[str, Any],  # convention -> value

@@ -6,7 +6,6 @@
 __all__ = ['SMALL_DELTAPLANE', 'DeltaplaneConfig', 'EncodedIdentity', 'DeltaplanePredictor', 'attention_maps']
 
 # %% ../nbs/42_deltaplane.ipynb #5a73dbbf
-import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .attention import PlaneTransformerBlock, plane_positions
+from .attention import PlaneTransformer, plane_positions
 from .planes import PlaneBlock
 from .triplane import PLANE_AXES
 
@@ -53,19 +52,13 @@ class DeltaplanePredictor(nn.Module):
 
     def __init__(self, config: DeltaplaneConfig):
         super().__init__()
-        self.config = config
         c, (a, b, d), axes = config.channels, config.widths, config.axes
-        self.down = nn.ModuleList(
-            PlaneBlock(i, o, "down", axes) for i, o in ((c, a), (a, b), (b, d))
-        )
-        self.up = nn.ModuleList(PlaneBlock(i, o, "up", axes) for i, o in ((d, b), (b, a), (a, c)))
-        self.norm_in = nn.ModuleList(nn.GroupNorm(math.gcd(32, d), d) for _ in range(3))
-        self.project_in = nn.ModuleList(nn.Linear(d, d) for _ in range(3))
-        start = plane_positions(config.plane_size // 8, d, PLANE_AXES[axes])
-        self.positions = nn.Parameter(start)
-        self.transformer = nn.ModuleList(
-            PlaneTransformerBlock(d, config.token_width, config.heads) for _ in range(config.blocks)
-        )
+        down, up = ((c, a), (a, b), (b, d)), ((d, b), (b, a), (a, c))
+        self.down = nn.ModuleList(PlaneBlock(i, o, "down", axes) for i, o in down)
+        self.up = nn.ModuleList(PlaneBlock(i, o, "up", axes) for i, o in up)
+        positions = plane_positions(config.plane_size // 8, d, PLANE_AXES[axes])
+        heads, blocks = config.heads, config.blocks
+        self.transformer = PlaneTransformer(positions, config.token_width, heads, blocks)
         self.head = nn.Conv2d(3 * c, 3 * c, 1, groups=3) if config.linear_head else nn.Identity()
         last = self.head if config.linear_head else self.up[2].conv1.conv
         nn.init.zeros_(last.weight)
@@ -76,21 +69,13 @@ class DeltaplanePredictor(nn.Module):
         first = self.down[0](planes)
         second = self.down[1](first)
         bottom = self.down[2](second)
-        normed = torch.stack([self.norm_in[p](bottom[:, p]) for p in range(3)], dim=1)
-        cells = rearrange(normed, "b p c h w -> b p (h w) c")
-        cells = torch.stack([self.project_in[p](cells[:, p]) for p in range(3)], dim=1)
-        cells = self.transformer[0].attend_planes(cells + self.positions)
-        return EncodedIdentity(cells, bottom, (first, second))
+        return EncodedIdentity(self.transformer.encode(bottom), bottom, (first, second))
 
     def decode(
         self, identity: EncodedIdentity, tokens: Float[Tensor, "b k t"]
     ) -> Float[Tensor, "b 3 c h w"]:
         """The deltaplane of each frame."""
-        cells = self.transformer[0].attend_tokens(identity.cells, tokens)
-        for block in self.transformer[1:]:
-            cells = block.attend_tokens(block.attend_planes(cells + self.positions), tokens)
-        size = identity.bottom.shape[-1]
-        x = identity.bottom + rearrange(cells, "b p (h w) c -> b p c h w", h=size)
+        x = identity.bottom + self.transformer.decode(identity.cells, tokens)
         x = self.up[0](x) + identity.skips[1]
         x = self.up[1](x) + identity.skips[0]
         x = rearrange(self.up[2](x), "b p c h w -> b (p c) h w")
@@ -114,9 +99,9 @@ def attention_maps(
 ) -> Float[Tensor, "l b h m k"]:  # block, frame, head, cell (3 planes end to end), token
     """Cross-attention scores of each block; rows sum to 1."""
     maps, cells = [], identity.expand(len(tokens)).cells
-    for i, block in enumerate(predictor.transformer):
+    for i, block in enumerate(predictor.transformer.blocks):
         if i:
-            cells = block.attend_planes(cells + predictor.positions)
+            cells = block.attend_planes(cells + predictor.transformer.positions)
         maps.append(block.cross_attention.scores(block.queries(cells), tokens))
         cells = block.attend_tokens(cells, tokens)
     return torch.stack(maps)

@@ -6,7 +6,7 @@
 __all__ = ['FFHQ', 'SMALL', 'GeneratorConfig', 'SuperResolution', 'Picture', 'Backbone', 'Generator']
 
 # %% ../nbs/21_eg3d.ipynb #b6774f45
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -138,7 +138,7 @@ class Generator(nn.Module):
 
 # %% ../nbs/21_eg3d.ipynb #7071221f
 SMALL = GeneratorConfig(
-    z_dim=64, w_dim=64, plane_size=64, plane_channels=12, channel_base=1024, channel_max=64,
+    z_dim=64, w_dim=64, plane_size=64, plane_channels=12, channel_base=2048, channel_max=64,
     hidden=32, neural_resolution=40, sr_widths=(24, 16), sr_up=(False, True),
     render=RenderConfig(near=2.3, far=3.6, samples=10, importance=8, box=1.25),
 )  # fmt: skip

@@ -8,7 +8,6 @@ __all__ = ['masked_l1', 'shrink', 'shrink_mask', 'LossWeights', 'Target', 'portr
 # %% ../nbs/44_losses.ipynb #33bd8640
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ def masked_l1(
     weight = mask[:, None].to(ours)
     return ((ours - truth).abs() * weight).sum() / (3 * weight.sum()).clamp(min=1.0)
 
-# %% ../nbs/44_losses.ipynb #4def651f
+# %% ../nbs/44_losses.ipynb #470d987c
 def shrink(
     picture: Float[Tensor, "b 3 h w"],
     size: int,  # rows and columns of the result
@@ -38,7 +37,7 @@ def shrink_mask(mask: Bool[Tensor, "b h w"], size: int) -> Bool[Tensor, "b s s"]
     small = nn.functional.interpolate(mask[:, None].float(), size=(size, size), mode="area")
     return small[:, 0] >= 0.5
 
-# %% ../nbs/44_losses.ipynb #470d987c
+# %% ../nbs/44_losses.ipynb #de239be6
 @dataclass(frozen=True)
 class LossWeights:
     """Weights of the training loss."""
@@ -54,7 +53,7 @@ class Target:
     rgb: Float[Tensor, "b 3 h w"]  # the frame, in [-1, 1]
     mouth: Bool[Tensor, "b h w"]  # the mouth's mask
 
-# %% ../nbs/44_losses.ipynb #93451f42
+# %% ../nbs/44_losses.ipynb #c9068bb1
 def portrait_loss(
     picture: Picture,
     target: Target,

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -107,6 +108,12 @@ def upstream(folder: str | Path, command: str) -> str:
     return digest(key)
 
 # %% ../nbs/02_provenance.ipynb #2a717657
+def _finish(partial: Path, folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+# %% ../nbs/02_provenance.ipynb #2a37599c
 def run_stage(
     folder: str | Path,  # where the result lies when it is finished
     key: dict[str, Any],  # from `stage_key`
@@ -122,24 +129,16 @@ def run_stage(
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         if partial.exists() and folder_key(partial) != key:
-            _remove(partial)
+            shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         write_json(partial / "key.json", key)
         work(partial)
-        if folder.exists():
-            _remove(folder)
-        os.replace(partial, folder)
+        _finish(partial, folder)
     except OSError as error:
         raise InputError(
             f"cannot write {error.filename or folder}: {error.strerror}; choose another folder"
         ) from error
     return True
-
-# %% ../nbs/02_provenance.ipynb #2a37599c
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)
 
 # %% ../nbs/02_provenance.ipynb #4118dd32
 def peak_memory_mb() -> float:
@@ -162,6 +161,17 @@ def git_state(folder: Path = PACKAGE) -> tuple[str, bool | None]:
     return commit.stdout.strip(), bool(status.stdout.strip())
 
 # %% ../nbs/02_provenance.ipynb #61f8a1d5
+def _surroundings() -> dict[str, Any]:
+    import torch
+
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+# %% ../nbs/02_provenance.ipynb #2d7e2c39
 def provenance(
     started: float,  # `time.time()` when the work began
     config: Any,  # the configs that made it
@@ -171,8 +181,6 @@ def provenance(
     weights: dict[str, str] | None = None,  # name -> sha256
 ) -> dict[str, Any]:
     """Everything needed to make a result again, and what it cost."""
-    import torch
-
     commit, dirty = git_state()
     return {
         "commit": commit,
@@ -182,10 +190,7 @@ def provenance(
         "weights": weights or {},
         "inputs": inputs or {},
         "device": device,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        **_surroundings(),
         "seconds": round(time.time() - started, 2),
         "peak_memory_mb": round(peak_memory_mb()),
     }

@@ -9,7 +9,7 @@ __all__ = ['MATERIALS', 'PuppetIdentity', 'random_identity', 'PuppetMotion', 'ne
 # %% ../nbs/13_puppet.ipynb #ac2503a7
 import functools
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch

@@ -169,7 +169,7 @@ class SynthesisBlock(nn.Module):
         self.conv1 = SynthesisLayer(outputs, outputs, w_dim, resolution, clamp=clamp)
         self.torgb = ToRGB(outputs, channels, w_dim, clamp)
         self.register_buffer("resample_filter", blur_kernel())
-        self.first, self.up = not inputs, up
+        self.up = up
 
     def forward(
         self,
@@ -178,10 +178,7 @@ class SynthesisBlock(nn.Module):
         ws: Float[Tensor, "b l d"],  # one latent a layer: conv0 (if any), conv1, torgb
         noise: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        if self.first:
-            x = self.const.expand(len(ws), -1, -1, -1)
-        else:
-            x = self.conv0(x, ws[:, 0], noise)
+        x = self.const.expand(len(ws), -1, -1, -1) if x is None else self.conv0(x, ws[:, 0], noise)
         x = self.conv1(x, ws[:, -2], noise)
         rgb = self.torgb(x, ws[:, -1])
         if picture is not None:

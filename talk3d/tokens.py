@@ -6,7 +6,6 @@
 __all__ = ['TOKENS', 'encode_octaves', 'Conditions', 'token_mlp', 'TokenEncoder']
 
 # %% ../nbs/31_tokens.ipynb #f5f27ae5
-import math
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,7 @@ def encode_octaves(
         terms += [torch.sin(2**octave * x), torch.cos(2**octave * x)]
     return torch.cat(terms, dim=1)
 
-# %% ../nbs/31_tokens.ipynb #df23c114
+# %% ../nbs/31_tokens.ipynb #04b89d71
 @dataclass(frozen=True)
 class Conditions:
     """Raw conditions of a batch of frames."""
@@ -36,7 +35,7 @@ class Conditions:
     angle: Float[Tensor, "b 3"]  # head pitch, yaw, roll, radians
     landmark: Float[Tensor, "b 6"]  # nose tip and outer eye corners in the raw frame, [-1, 1]
 
-# %% ../nbs/31_tokens.ipynb #04b89d71
+# %% ../nbs/31_tokens.ipynb #d261cffd
 def token_mlp(inputs: int, width: int = 64) -> nn.Sequential:
     """Three linear layers with ReLU between."""
     return nn.Sequential(
@@ -44,10 +43,10 @@ def token_mlp(inputs: int, width: int = 64) -> nn.Sequential:
         nn.Linear(width, width),
     )  # fmt: skip
 
-# %% ../nbs/31_tokens.ipynb #0d0c42f1
+# %% ../nbs/31_tokens.ipynb #f6231145
 TOKENS = ("audio", "eye", "null", "angle", "landmark")  # in the order the predictor reads them
 
-
+# %% ../nbs/31_tokens.ipynb #8159b17e
 class TokenEncoder(nn.Module):
     """Conditions to five tokens. Source: appendix B.3 and the release's sizes."""
 

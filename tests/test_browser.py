@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.browser
 
 CHROMIUM = Path("/usr/bin/chromium")
 NOTEBOOK = "nbs/tour/1_portrait.ipynb"
+KERNEL_IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+PROMPT, DONE = ".jp-Notebook .jp-InputPrompt", re.compile(r"\[(\*|\d+)\]")  # begun or done
 FRAME = 370  # the notebook's parameter
 # No sandbox: a container has none; the rest keeps the browser from calling home.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -93,6 +96,20 @@ def lab(tmp_path_factory) -> Iterator[str]:
             server.wait()
 
 
+def runs(page) -> bool:
+    """Whether the viewer is there; until then choose a kernel if asked, and run all cells."""
+    if page.locator("img.talk3d-picture").count():
+        return True
+    accept = page.locator(".jp-Dialog button.jp-mod-accept")
+    if accept.count():  # "Select Kernel": JupyterLab asks when it is still looking for one
+        accept.first.click()
+    elif page.locator(KERNEL_IDLE).count() and not page.locator(PROMPT, has_text=DONE).count():
+        page.locator(".lm-MenuBar-item", has_text="Run").click()
+        page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
+    page.wait_for_timeout(2000)
+    return False
+
+
 @pytest.fixture(scope="module")
 def page(lab):
     """The tour, opened and run in headless Chromium."""
@@ -105,18 +122,7 @@ def page(lab):
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.goto(f"{lab}/lab/tree/{NOTEBOOK}")
-        idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-        accept = page.locator(".jp-Dialog button.jp-mod-accept")  # "Select Kernel", if it asks
-
-        def ready() -> bool:
-            if accept.count() and accept.first.is_visible():
-                accept.first.click()
-            return idle.count() > 0
-
-        wait_for(ready, "a kernel is ready")
-        page.locator(".lm-MenuBar-item", has_text="Run").click()
-        page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
-        page.locator("img.talk3d-picture").wait_for(state="attached", timeout=90_000)
+        wait_for(lambda: runs(page), "the viewer of the notebook", seconds=120)
         yield page
         browser.close()
 
@@ -199,8 +205,7 @@ def decode(png: bytes) -> np.ndarray:
 
 
 def test_no_cell_failed(page):
-    idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    wait_for(lambda: idle.count() > 0, "all cells have run")
+    wait_for(lambda: page.locator(KERNEL_IDLE).count() > 0, "all cells have run")
     assert page.locator("audio").count() == 1
     for kind in ("error", "stderr"):
         output = page.locator(f'[data-mime-type="application/vnd.jupyter.{kind}"]')

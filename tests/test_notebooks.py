@@ -50,6 +50,7 @@ LONG_CELLS: dict[tuple[str, str], str] = {
         "stylegan2",
         "SynthesisLayer",
     ): "a published layer: its weights and the forward pass that uses them",
+    ("stylegan2", "SynthesisBlock"): "a published block: its layers and the order they run in",
     ("stylegan2", "SynthesisNetwork"): "a published network: its blocks and the loop over them",
     ("eg3d", "SuperResolution"): "a published module: two blocks and the call of both",
     (
@@ -61,9 +62,18 @@ LONG_CELLS: dict[tuple[str, str], str] = {
         "attention",
         "PlaneTransformerBlock",
     ): "the three steps of a block share its norms and are one idea",
+    (
+        "deltaplane",
+        "DeltaplanePredictor",
+    ): "the U-Net on one page: its parts, and the two halves of its pass over them",
+    ("model", "Portrait"): "three calls of one to two lines; annotated signatures are the rest",
+    ("viewers", "OrbitViewer"): "one widget: its rows, and the redraw they all call",
 }
 # Notebooks with fewer than 25 or more than 70 cells: module -> why.
-CELL_COUNTS: dict[str, str] = {}
+CELL_COUNTS: dict[str, str] = {
+    "puppet": "one head from formula to picture: field, tracing and colour share private helpers; "
+    "to be split when the puppet grows",
+}
 
 
 def lines(cell) -> int:
