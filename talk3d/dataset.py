@@ -37,12 +37,8 @@ class Drive:
 
     def conditions(self, index: Tensor, jitter: Tensor | float = 0.0) -> Conditions:
         """The raw conditions of some frames; `jitter` is added to the eye."""
-        return Conditions(
-            gather_context(self.windows, self.at[index]),
-            self.eye[index] + jitter,
-            self.angle[index],
-            self.landmark[index],
-        )
+        heard, eye = gather_context(self.windows, self.at[index]), self.eye[index] + jitter
+        return Conditions(heard, eye, self.angle[index], self.landmark[index])
 
     def cameras(self, index: Tensor) -> Camera:
         """The cameras of some frames."""
@@ -63,7 +59,7 @@ def drive_from_track(track: FaceTrack) -> Drive:
         tensor(track.pitch),
     )
 
-# %% ../nbs/51_dataset.ipynb #eff584e7
+# %% ../nbs/51_dataset.ipynb #938fbda4
 @dataclass(frozen=True)
 class TalkingFrames:
     """Frames with everything needed to learn from them."""
@@ -79,7 +75,7 @@ class TalkingFrames:
         """What pictures of some frames are compared with."""
         return Target(self.images[index].float() / 127.5 - 1, self.mouth[index])
 
-# %% ../nbs/51_dataset.ipynb #55c13d3f
+# %% ../nbs/51_dataset.ipynb #1e054d3f
 def talking_frames(
     track: FaceTrack,
     frames: slice | Tensor | None = None,  # None: the training part
@@ -97,7 +93,7 @@ def pick_frames(drive: Drive, where: Tensor) -> Drive:
     picked = {name: value[where] for name, value in vars(drive).items() if name != "windows"}
     return Drive(windows=drive.windows, **picked)
 
-# %% ../nbs/51_dataset.ipynb #cefcc04f
+# %% ../nbs/51_dataset.ipynb #bcadd4e6
 def shuffle_audio(
     data: TalkingFrames,
     seed: int,  # of the permutation

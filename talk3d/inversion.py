@@ -162,12 +162,8 @@ def fit_step(
     b = config.batch
     seen = generator.picture(planes.expand(b, -1, -1, -1, -1), camera, w.expand(b, -1), random)
     raw = (seen.raw - shrink(target, seen.raw.shape[-1])).abs().mean()
-    return (
-        raw
-        + (seen.rgb - target).abs().mean()
-        + config.shape_weight * shape
-        + config.colour_weight * colour
-    )
+    final = (seen.rgb - target).abs().mean()
+    return raw + final + config.shape_weight * shape + config.colour_weight * colour
 
 # %% ../nbs/52_inversion.ipynb #b6550151
 def personalize(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,11 +43,11 @@ def preprocess_stage(
     """Video and landmarks to DIR/preprocess. Raises `InputError` for bad input."""
     inputs = {"video": file_sha256(video), "landmarks": file_sha256(landmarks)}
     key = stage_key("preprocess", [profile.preprocess, resample], inputs)
-    return run_stage(
-        Path(folder) / "preprocess",
-        key,
-        lambda into: preprocess(video, landmarks, into, profile.preprocess, resample),
-    )
+
+    def work(into: Path) -> None:
+        preprocess(video, landmarks, into, profile.preprocess, resample)
+
+    return run_stage(Path(folder) / "preprocess", key, work)
 
 # %% ../nbs/58_pipeline.ipynb #15a23840
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .checkpoint import load_checkpoint, load_strict, save_checkpoint
 from .core import InputError, digest, progress
@@ -88,7 +87,8 @@ def load_state(path: Path, portrait: Portrait, optimiser: torch.optim.Optimizer)
     Raises `InputError` when the file is damaged or of another portrait.
     """
     saved = load_checkpoint(path, "training state")
-    weights, moments = {}, {}
+    weights: dict[str, torch.Tensor] = {}
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in saved.tensors.items():
         owner, rest = name.split(".", 1)
         if owner == "portrait":
