@@ -59,7 +59,7 @@ def drive_from_track(track: FaceTrack) -> Drive:
         tensor(track.pitch),
     )
 
-# %% ../nbs/51_dataset.ipynb #938fbda4
+# %% ../nbs/51_dataset.ipynb #1e054d3f
 @dataclass(frozen=True)
 class TalkingFrames:
     """Frames with everything needed to learn from them."""
@@ -75,7 +75,7 @@ class TalkingFrames:
         """What pictures of some frames are compared with."""
         return Target(self.images[index].float() / 127.5 - 1, self.mouth[index])
 
-# %% ../nbs/51_dataset.ipynb #1e054d3f
+# %% ../nbs/51_dataset.ipynb #ea7ac1eb
 def talking_frames(
     track: FaceTrack,
     frames: slice | Tensor | None = None,  # None: the training part
@@ -93,7 +93,7 @@ def pick_frames(drive: Drive, where: Tensor) -> Drive:
     picked = {name: value[where] for name, value in vars(drive).items() if name != "windows"}
     return Drive(windows=drive.windows, **picked)
 
-# %% ../nbs/51_dataset.ipynb #bcadd4e6
+# %% ../nbs/51_dataset.ipynb #09bfe353
 def shuffle_audio(
     data: TalkingFrames,
     seed: int,  # of the permutation

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['correlation', 'block_bootstrap', 'rank_correlation', 'MouthCurves', 'mouth_curves', 'split_curves', 'pool',
-           'lip_scores', 'evaluate_stage']
+           'lip_scores', 'evaluate_stage', 'known_opening', 'format_lips']
 
 # %% ../nbs/63_evaluate.ipynb #f3bf9676
 import time
@@ -17,13 +17,14 @@ import torch
 from jaxtyping import Float, UInt8
 from scipy.stats import spearmanr
 
-from .core import write_json
+from .core import read_json, write_json
 from .faces import FaceTrack, cavity_area, cavity_threshold, mouth_box
 from .pipeline import Split, personalize_stage, train_stage
 from .preprocess import load_track
 from .profiles import Profile
 from .provenance import provenance, run_stage, stage_key, upstream
 from .render import load_portrait, render_frames
+from .synthetic import load_truth
 
 # %% ../nbs/63_evaluate.ipynb #6d8729d0
 def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " n"]) -> float:
@@ -161,3 +162,21 @@ def evaluate_stage(
         write_json(into / "scores.json", scores)
 
     return run_stage(folder / "evaluate", key, work)
+
+# %% ../nbs/63_evaluate.ipynb #0f3038b8
+def known_opening(folder: str | Path) -> Float[np.ndarray, " t"] | None:
+    """True mouth opening of every frame of an embedded talk in DIR; None for a real clip."""
+    world = Path(folder) / "world"
+    if not (world / "truth.json").is_file():
+        return None
+    return load_truth(world).opening.double().numpy()
+
+
+def format_lips(path: str | Path) -> str:
+    """The lip scores of a `scores.json` as a small table."""
+    scores = read_json(path)
+    lines = [f"{'':10}{'against':22}{'correlation':>12}  95 % interval   ({scores['split']} split)"]
+    for row in scores["lips"]["rows"]:
+        interval = f"{row['low']:+.2f} to {row['high']:+.2f}"
+        lines.append(f"{row['what']:10}{row['against']:22}{row['correlation']:>+12.2f}  {interval}")
+    return "\n".join(lines)

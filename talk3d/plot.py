@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from .core import atomic_path, write_json
 
 # %% ../nbs/03_plot.ipynb #c2d653cf
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {  # by matplotlib's names
     "figure.dpi": 100,
     "savefig.dpi": 200,
     "font.size": 8,
@@ -57,14 +57,13 @@ def draw_grid(
         for c, picture in enumerate(row):
             axes[r, c].imshow(picture, cmap=colour_maps[r], vmin=low, vmax=high)
             axes[r, c].set(xticks=[], yticks=[])
-            for side in axes[r, c].spines.values():
-                side.set_visible(False)
+            axes[r, c].spines[:].set_visible(False)
         axes[r, 0].set_ylabel(row_labels[r])
     for c, label in enumerate(column_labels):
         axes[0, c].set_title(label)
     return axes
 
-# %% ../nbs/03_plot.ipynb #5c942509
+# %% ../nbs/03_plot.ipynb #3abc208a
 def draw_planes(
     figure: Figure,
     pictures: np.ndarray,  # n h w 3, uint8
@@ -88,12 +87,12 @@ def draw_planes(
         axis.axis("off")
     return axes
 
-# %% ../nbs/03_plot.ipynb #3bbf0573
+# %% ../nbs/03_plot.ipynb #f9ba08ad
 def stamp(figure: Figure, text: str) -> None:
     """Write what data and weights made the picture along its lower edge."""
     figure.text(0.995, 0.002, text, ha="right", va="bottom", fontsize=5, color="0.35")
 
-# %% ../nbs/03_plot.ipynb #35573f47
+# %% ../nbs/03_plot.ipynb #8a0fa969
 def save_figure(
     figure: Figure,
     folder: str | Path,  # figures/<profile>

@@ -8,6 +8,7 @@ __all__ = ['imported_modules', 'module_closure', 'source_digest', 'code_digest',
 
 # %% ../nbs/02_provenance.ipynb #37b0d219
 import ast
+import fcntl
 import hashlib
 import os
 import platform
@@ -16,7 +17,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -108,39 +110,72 @@ def upstream(folder: str | Path, command: str) -> str:
     return digest(key)
 
 # %% ../nbs/02_provenance.ipynb #2a717657
-def _finish(partial: Path, folder: Path) -> None:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; a killed process lets go of it by dying."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if folder.exists() and os.path.samestat(os.fstat(handle), os.stat(folder)):
+            break
+        os.close(handle)  # another process finished the stage and took the folder away
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is in a folder, not the folder."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+# %% ../nbs/02_provenance.ipynb #2a37599c
+def _work_in(partial: Path, folder: Path, key: dict[str, Any], work: Callable) -> None:
+    """Fill `partial`, then let it become `folder`; bad input leaves nothing behind."""
+    if folder_key(partial) != key:
+        _clear(partial)
+        write_json(partial / "key.json", key)
+    try:
+        work(partial)
+    except InputError:
+        if [path.name for path in partial.iterdir()] == ["key.json"]:  # nothing to resume
+            shutil.rmtree(partial)
+        raise
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
 
-# %% ../nbs/02_provenance.ipynb #2a37599c
+# %% ../nbs/02_provenance.ipynb #258d9f80
 def run_stage(
     folder: str | Path,  # where the result lies when it is finished
     key: dict[str, Any],  # from `stage_key`
-    work: Callable[[Path], None],  # fills the folder it is given; may find its own earlier files
+    work: Callable[[Path], Any],  # fills the folder it is given; may find its own earlier files
 ) -> bool:  # whether there was anything to do
     """Make a stage's folder unless it is there already; resume what was interrupted.
 
     Raises `InputError` where the folder cannot be written; a failing stage leaves the old result.
     """
     folder = Path(folder)
-    if folder_key(folder) == key:
-        return False
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial, new_root = folder.with_name(f".{folder.name}.partial"), not folder.parent.exists()
     try:
-        if partial.exists() and folder_key(partial) != key:
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True, exist_ok=True)
-        write_json(partial / "key.json", key)
-        work(partial)
-        _finish(partial, folder)
+        if folder_key(folder) == key:
+            return False
+        with _alone(partial):
+            if folder_key(folder) == key:  # another process has just made it
+                shutil.rmtree(partial)
+                return False
+            _work_in(partial, folder, key, work)
     except OSError as error:
-        raise InputError(
-            f"cannot write {error.filename or folder}: {error.strerror}; choose another folder"
-        ) from error
+        told = f"cannot write {error.filename or folder}: {error.strerror}"
+        raise InputError(f"{told}; choose another folder or make room") from error
+    finally:
+        if new_root and folder.parent.exists() and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
     return True
 
-# %% ../nbs/02_provenance.ipynb #4118dd32
+# %% ../nbs/02_provenance.ipynb #d4c28f97
 def peak_memory_mb() -> float:
     """Largest memory this process has held, megabytes."""
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
@@ -160,7 +195,7 @@ def git_state(folder: Path = PACKAGE) -> tuple[str, bool | None]:
         return "unknown", None
     return commit.stdout.strip(), bool(status.stdout.strip())
 
-# %% ../nbs/02_provenance.ipynb #61f8a1d5
+# %% ../nbs/02_provenance.ipynb #69942920
 def _surroundings() -> dict[str, Any]:
     import torch
 
@@ -171,7 +206,7 @@ def _surroundings() -> dict[str, Any]:
         "torch": torch.__version__,
     }
 
-# %% ../nbs/02_provenance.ipynb #2d7e2c39
+# %% ../nbs/02_provenance.ipynb #1cd69ff8
 def provenance(
     started: float,  # `time.time()` when the work began
     config: Any,  # the configs that made it

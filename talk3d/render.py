@@ -51,7 +51,7 @@ def save_portrait(
     )
     save_checkpoint(Path(folder) / "portrait.safetensors", weights.tensors, weights.meta)
 
-
+# %% ../nbs/54_render.ipynb #946e3f03
 def load_portrait(folder: str | Path, device: str = "cpu") -> TalkingPortrait:
     """Read a portrait's folder.
 
@@ -65,7 +65,7 @@ def load_portrait(folder: str | Path, device: str = "cpu") -> TalkingPortrait:
     portrait = portrait_from_checkpoint(weights, str(path)).to(device)
     return TalkingPortrait(portrait, Drive(**drive.tensors), drive.meta["train"], weights.meta)
 
-# %% ../nbs/54_render.ipynb #9ace629a
+# %% ../nbs/54_render.ipynb #b928eb75
 def ping_pong(
     count: int,  # frames wanted
     available: int,  # frames there are
@@ -88,7 +88,7 @@ def speak_over(
     }
     return Drive(windows=unfold_windows(features, frames), at=torch.arange(frames), **kept)
 
-# %% ../nbs/54_render.ipynb #186c4695
+# %% ../nbs/54_render.ipynb #85b764ab
 def fix_camera(
     drive: Drive,
     yaw: float | None = None,  # degrees, positive: camera towards +x; None keeps each frame's
@@ -107,7 +107,7 @@ def fix_camera(
         new = replace(new, pitch=torch.full_like(drive.pitch, pitch))
     return new
 
-# %% ../nbs/54_render.ipynb #e41518aa
+# %% ../nbs/54_render.ipynb #d9f8b6d1
 @torch.no_grad()
 def stream(
     portrait: Portrait,
@@ -131,7 +131,7 @@ def render_frames(
     bars = progress(pictures, label, -(-count // 4))
     return np.concatenate([to_uint8(picture.rgb) for picture in bars])
 
-# %% ../nbs/54_render.ipynb #2591bb98
+# %% ../nbs/54_render.ipynb #9578a9c6
 def render_video(
     talking: TalkingPortrait,
     out: str | Path,  # .mp4

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TalkConfig', 'smooth_noise', 'head_motion', 'blink_curve', 'gaze_curve', 'talk_motion', 'render_talk',
-           'talk_landmarks', 'make_talk', 'Truth', 'load_truth', 'truth_view']
+           'talk_landmarks', 'make_talk', 'Truth', 'load_truth', 'truth_view', 'draw_frame']
 
 # %% ../nbs/15_synthetic.ipynb #b9fe5fe0
 import hashlib
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from .camera import Camera, project
+from .camera import Camera, orbit_camera, project
 from talk3d.core import (
     InputError,
     atomic_path,
@@ -271,3 +271,27 @@ def truth_view(
     """The exact world of one frame, seen from elsewhere."""
     same = truth.motion[torch.full((len(camera.cam2world),), frame)]
     return Puppet(truth.identity).render(same, camera, resolution, supersample)
+
+# %% ../nbs/15_synthetic.ipynb #5ea1a521
+def draw_frame(
+    path: str | Path,  # a .png file
+    frame: int = 100,  # of the embedded talk
+    yaw: float = 0.0,  # degrees, positive: camera towards +x
+    pitch: float = 0.0,  # degrees, positive: camera above
+    size: int = 256,  # pixels along each side
+) -> None:
+    """Draw a frame of the default embedded talk, colour beside depth (near is dark).
+
+    Raises `InputError` where the file cannot be written or there is no such frame.
+    """
+    import cv2
+
+    motion = talk_motion(TalkConfig(), load_speech())
+    if not 0 <= frame < len(motion):
+        raise InputError(f"no frame {frame}; the embedded talk has frames 0 to {len(motion) - 1}")
+    camera = orbit_camera(torch.tensor([float(yaw)]), torch.tensor([float(pitch)]))
+    seen = Puppet(PuppetIdentity()).render(motion[frame], camera, size, 2)
+    grey = ((seen.depth[0].numpy() - 2.25) / 1.05 * 255).clip(0, 255).astype(np.uint8)
+    both = np.concatenate([to_uint8(seen.rgb)[0], np.repeat(grey[..., None], 3, axis=2)], axis=1)
+    with atomic_path(path) as partial:
+        partial.write_bytes(cv2.imencode(".png", both[..., ::-1])[1].tobytes())

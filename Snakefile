@@ -1,0 +1,86 @@
+# The DAG of one reproduction: stages of a portrait, then one papermill run for each target.
+# `talk3d reproduce` writes the run's config and keys and calls Snakemake; each rule depends on a
+# key file, which changes only when what it stands for changes, never on the times of code files.
+from pathlib import Path
+
+DIR, OUT = Path(config["folder"]), Path(config["out_dir"])
+PYTHON = config["python"]
+TALK3D = f"{PYTHON!r} -m talk3d.cli"
+RUN = f"--profile {config['profile']} --seed {config['seed']} --device {config['device']}"
+
+
+def key(name):
+    return str(DIR / "keys" / f"{name}.json")
+
+
+def done(name):
+    return str(DIR / "done" / f"{name}")
+
+
+rule all:
+    input:
+        [str(OUT / f"{target}.json") for target in config["targets"]],
+        [done("evaluate")] if config["evaluate"] else [],
+
+
+if not config["clip"]:
+
+    rule world:
+        input: key("world")
+        output: touch(done("source"))
+        threads: 2
+        shell: "{TALK3D} assets world {DIR:q} --profile {config[profile]}"
+
+else:
+
+    rule clip:
+        input: key("clip")
+        output: touch(done("source"))
+        shell: ":"
+
+
+rule preprocess:
+    input: key("preprocess"), done("source")
+    output: touch(done("preprocess"))
+    params:
+        resample="--resample" if config["resample"] else "",
+    shell:
+        "{TALK3D} preprocess {config[video]:q} {DIR:q} --landmarks {config[landmarks]:q}"
+        " --profile {config[profile]} {params.resample}"
+
+
+rule personalize:
+    input: key("personalize"), done("preprocess")
+    output: touch(done("personalize"))
+    threads: 2
+    shell: "OMP_NUM_THREADS={threads} {TALK3D} personalize {DIR:q} {RUN}"
+
+
+rule train:
+    input: key("train"), done("personalize")
+    output: touch(done("train"))
+    threads: 2
+    shell: "OMP_NUM_THREADS={threads} {TALK3D} train {DIR:q} {RUN}"
+
+
+rule evaluate:
+    input: key("evaluate"), done("train")
+    output: touch(done("evaluate"))
+    threads: 2
+    shell: "OMP_NUM_THREADS={threads} {TALK3D} evaluate {DIR:q} {RUN}"
+
+
+for target, entry in config["targets"].items():
+
+    rule:
+        name: target
+        input: key(target), done(entry["needs"])
+        output: str(OUT / f"{target}.json")
+        params:
+            notebook=entry["notebook"],
+            executed=str(OUT / "notebooks" / Path(entry["notebook"]).name),
+            arguments=key(f"{target}.parameters"),
+        shell:
+            "mkdir -p {OUT:q}/notebooks && OMP_NUM_THREADS=1 {PYTHON:q} -m papermill"
+            " {params.notebook:q} {params.executed:q} -f {params.arguments:q} -k python3"
+            " --no-progress-bar --log-level WARNING"
