@@ -59,7 +59,7 @@ def load_checkpoint(
     if not isinstance(meta, dict):
         raise InputError(f"{path} was not written by talk3d; convert it first")
     if kind is not None and meta.get("kind") != kind:
-        raise InputError(f"{path} holds a {meta.get('kind')}, not a {kind}; give the right file")
+        raise InputError(f"{path} holds {meta.get('kind')}, not {kind}; give the right file")
     return Checkpoint(tensors, meta)
 
 # %% ../nbs/22_checkpoint.ipynb #a42c1a84

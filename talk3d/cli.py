@@ -7,6 +7,7 @@ __all__ = ['app', 'assets_app', 'ProfileName', 'Seed', 'Device', 'Folder', 'say'
            'personalize', 'train', 'render', 'evaluate', 'reproduce', 'main']
 
 # %% ../nbs/82_cli.ipynb #f5194ba6
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -36,7 +37,7 @@ def say(done: bool, what: str) -> None:
     """One line about a finished stage."""
     print(f"{what}: {'done' if done else 'up to date'}")
 
-# %% ../nbs/82_cli.ipynb #ee50983e
+# %% ../nbs/82_cli.ipynb #0413918a
 @app.command()
 def doctor() -> None:
     """Say what is installed, what is missing, and what each profile can run."""
@@ -45,7 +46,7 @@ def doctor() -> None:
 
     print(format_findings(examine()))
 
-
+# %% ../nbs/82_cli.ipynb #831dc33e
 @assets_app.command()
 def world(folder: Folder, profile: ProfileName = "smoke") -> None:
     """Make the embedded talk: DIR/world with video, landmarks and truth."""
@@ -54,7 +55,7 @@ def world(folder: Folder, profile: ProfileName = "smoke") -> None:
 
     say(world_stage(folder, profile_named(profile)), f"{folder}/world")
 
-
+# %% ../nbs/82_cli.ipynb #d17a713d
 @assets_app.command()
 def frame(
     out: Annotated[Path, typer.Argument(help="a .png file")],
@@ -69,7 +70,7 @@ def frame(
     draw_frame(out, number, yaw, pitch, size)
     print(out)
 
-# %% ../nbs/82_cli.ipynb #6cdce085
+# %% ../nbs/82_cli.ipynb #f7a02dcf
 @app.command()
 def preprocess(
     video: Annotated[Path, typer.Argument(help="a talking head at 25 fps, with sound")],
@@ -85,7 +86,7 @@ def preprocess(
     done = preprocess_stage(video, landmarks, folder, profile_named(profile), resample)
     say(done, f"{folder}/preprocess")
 
-
+# %% ../nbs/82_cli.ipynb #02bc7ed9
 @app.command()
 def personalize(
     folder: Folder, profile: ProfileName = "smoke", seed: Seed = 0, device: Device = "auto"
@@ -96,7 +97,7 @@ def personalize(
 
     say(personalize_stage(folder, profile_named(profile), seed, device), f"{folder}/personalize")
 
-# %% ../nbs/82_cli.ipynb #831dc33e
+# %% ../nbs/82_cli.ipynb #be66b4f4
 @app.command()
 def train(
     folder: Folder, profile: ProfileName = "smoke", seed: Seed = 0, device: Device = "auto"
@@ -107,7 +108,7 @@ def train(
 
     say(train_stage(folder, profile_named(profile), seed, device), f"{folder}/train")
 
-
+# %% ../nbs/82_cli.ipynb #25999070
 @app.command()
 def render(
     folder: Folder,
@@ -125,7 +126,7 @@ def render(
     render_stage(folder, out, audio, yaw, pitch, device)
     print(out)
 
-# %% ../nbs/82_cli.ipynb #bfb4cc10
+# %% ../nbs/82_cli.ipynb #6493e878
 @app.command()
 def evaluate(
     folder: Folder,
@@ -143,7 +144,14 @@ def evaluate(
     say(done, f"{folder}/evaluate")
     print(format_lips(folder / "evaluate" / "scores.json"))
 
-# %% ../nbs/82_cli.ipynb #16c66f37
+# %% ../nbs/82_cli.ipynb #827cc609
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise InputError(f"-p takes NAME=VALUE, not {text!r}; for example: -p seed=1")
+    return name, value
+
+# %% ../nbs/82_cli.ipynb #ecdd04d8
 @app.command()
 def reproduce(
     targets: Annotated[list[str] | None, typer.Argument(help="figA1 figC2 ...; none: all")] = None,
@@ -173,32 +181,28 @@ def reproduce(
     for path in reproduce(run):
         print(path.with_suffix(".png"))
 
-# %% ../nbs/82_cli.ipynb #83962a6a
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise InputError(f"-p takes NAME=VALUE, not {text!r}")
-    return name, value
-
-# %% ../nbs/82_cli.ipynb #f7a02dcf
+# %% ../nbs/82_cli.ipynb #a4f5a521
 def main() -> None:
     """Entry point of `talk3d`: run a command, turn errors into one sentence and an exit code."""
+    told = ""  # printed when the progress bars of the failed work are closed
     try:
         code = app(standalone_mode=False) or 0
     except InputError as error:
-        print(f"talk3d: {error}", file=sys.stderr)
-        code = 2
+        code, told = 2, f"talk3d: {error}"
     except (KeyboardInterrupt, typer.Abort):
-        print("talk3d: stopped; the same command resumes", file=sys.stderr)
         code = 130
     except Exception as error:
+        code = 2
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a misused option
             error.show()
         else:
             traceback.print_exc()
-        code = 2
+    if code == 130:  # typer, too, answers Ctrl-C with this number
+        told = "talk3d: stopped; the same command resumes"
+    if told:
+        print(told, file=sys.stderr)
     sys.exit(code)
 
-# %% ../nbs/82_cli.ipynb #02bc7ed9
+# %% ../nbs/82_cli.ipynb #30d62727
 if __name__ == "__main__" and "__file__" in globals():  # not while the notebook runs
     main()

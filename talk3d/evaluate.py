@@ -8,7 +8,7 @@ __all__ = ['correlation', 'block_bootstrap', 'rank_correlation', 'MouthCurves', 
 
 # %% ../nbs/63_evaluate.ipynb #f3bf9676
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " n"]) -> float
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
 
-
+# %% ../nbs/63_evaluate.ipynb #102d2ec6
 def block_bootstrap(
     a: Float[np.ndarray, " t"],
     b: Float[np.ndarray, " t"],
@@ -47,6 +47,7 @@ def block_bootstrap(
     seed: int = 0,
 ) -> tuple[float, float]:  # 95 % interval of the correlation
     """Percentile interval over circular blocks. Source: moving-block bootstrap."""
+    block = min(block, max(1, len(a) // 4))  # one circular block has all frames: no spread
     rng = np.random.default_rng(seed)
     starts = rng.integers(len(a), size=(draws, -(-len(a) // block)))
     frames = (starts[:, :, None] + np.arange(block)).reshape(draws, -1)[:, : len(a)] % len(a)
@@ -54,7 +55,7 @@ def block_bootstrap(
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
-# %% ../nbs/63_evaluate.ipynb #dcdb43f2
+# %% ../nbs/63_evaluate.ipynb #f36a8337
 def rank_correlation(
     ours: Float[np.ndarray, "h w"],
     truth: Float[np.ndarray, "h w"],
@@ -62,7 +63,7 @@ def rank_correlation(
     """Spearman's correlation of two depth maps over all pixels."""
     return float(spearmanr(ours.ravel(), truth.ravel()).statistic)
 
-# %% ../nbs/63_evaluate.ipynb #6a28fa54
+# %% ../nbs/63_evaluate.ipynb #8b3f3ab7
 @dataclass(frozen=True)
 class MouthCurves:
     """Mouth opening of held-out frames."""
@@ -88,7 +89,7 @@ def mouth_curves(
         gap.astype(np.float64),
     )
 
-# %% ../nbs/63_evaluate.ipynb #b6a406ec
+# %% ../nbs/63_evaluate.ipynb #b92b6dbf
 def split_curves(
     folder: Path, profile: Profile, seed: int, device: str, split: Split
 ) -> MouthCurves:
@@ -106,7 +107,7 @@ def pool(curves: list[MouthCurves], name: str) -> Float[np.ndarray, " t"]:
     parts = [getattr(curve, name) for curve in curves]
     return np.concatenate([part - part.mean() for part in parts])
 
-# %% ../nbs/63_evaluate.ipynb #104ffd7c
+# %% ../nbs/63_evaluate.ipynb #ef62d8a1
 def lip_scores(
     talking: list[MouthCurves],  # of each fold
     control: list[MouthCurves],  # of the same folds
@@ -129,7 +130,28 @@ def lip_scores(
     measured = {k: correlation(pool(talking, "pixels"), v) for k, v in truths.items()}
     return {"rows": rows, "measure_on_true_frames": measured}
 
-# %% ../nbs/63_evaluate.ipynb #5ea6c510
+# %% ../nbs/63_evaluate.ipynb #69ad994c
+def _held_out(
+    folder: Path, splits: list[Split], values: Float[np.ndarray, " t"]
+) -> Float[np.ndarray, " n"]:
+    """Values of the held-out frames of all splits, one split after the other."""
+    track = load_track(folder / "preprocess")
+    where = torch.cat([split.test(track) for split in splits]).numpy()
+    return np.asarray(values, np.float64)[where]
+
+
+def _lips(
+    folder: Path, profile: Profile, seed: int, device: str, splits: list[Split], opening: Any
+) -> dict[str, Any]:
+    """Scores of a portrait and its control over all splits."""
+    pairs = []
+    for split in splits:
+        both = (split, replace(split, control=True))
+        pairs.append([split_curves(folder, profile, seed, device, s) for s in both])
+    truth = None if opening is None else _held_out(folder, splits, opening)
+    return lip_scores([pair[0] for pair in pairs], [pair[1] for pair in pairs], truth)
+
+# %% ../nbs/63_evaluate.ipynb #3175ce97
 def evaluate_stage(
     folder: str | Path,  # DIR
     profile: Profile,
@@ -144,26 +166,17 @@ def evaluate_stage(
     key = stage_key("evaluate", [profile, seed, folds, opening is not None], inputs)
 
     def work(into: Path) -> None:
-        numbers = [None] if folds is None else range(folds)
-        splits = [Split(number, folds or 1) for number in numbers]
-        track = load_track(folder / "preprocess")
-        pairs = []
-        for split in splits:
-            control = Split(split.fold, split.folds, control=True)
-            pairs.append([split_curves(folder, profile, seed, device, s) for s in (split, control)])
-        held_out = torch.cat([split.test(track) for split in splits]).numpy()
-        truth = None if opening is None else np.asarray(opening, np.float64)[held_out]
-        talking, controls = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        scores = {"lips": lip_scores(talking, controls, truth), "profile": profile.name}
-        scores["split"] = (
-            "own" if folds is None else f"{folds} contiguous folds, centred and pooled"
-        )
+        splits = [Split()] if folds is None else [Split(number, folds) for number in range(folds)]
+        lips = _lips(folder, profile, seed, device, splits, opening)
+        scores: dict[str, Any] = {"lips": lips, "profile": profile.name, "split": "own"}
+        if folds is not None:
+            scores["split"] = f"{folds} contiguous folds, centred and pooled"
         scores["provenance"] = provenance(started, profile, seed, device, inputs)
         write_json(into / "scores.json", scores)
 
     return run_stage(folder / "evaluate", key, work)
 
-# %% ../nbs/63_evaluate.ipynb #0f3038b8
+# %% ../nbs/63_evaluate.ipynb #afdf148e
 def known_opening(folder: str | Path) -> Float[np.ndarray, " t"] | None:
     """True mouth opening of every frame of an embedded talk in DIR; None for a real clip."""
     world = Path(folder) / "world"

@@ -168,10 +168,10 @@ def train_stage(
     split: Split = Split(),
 ) -> bool:
     """DIR/personalize to DIR/train. Raises `InputError` when an earlier stage is not done."""
-    source, base = Path(folder) / "preprocess", split.folder(folder)
+    source, person = Path(folder) / "preprocess", split.folder(folder) / "personalize"
     inputs = {
         "preprocess": upstream(source, f"preprocess VIDEO {folder}"),
-        "personalize": upstream(base / "personalize", f"personalize {folder}"),
+        "personalize": upstream(person, f"personalize {folder}"),
     }
     key = stage_key("train", [profile.train, profile.portrait, seed, to_jsonable(split)], inputs)
 
@@ -179,14 +179,12 @@ def train_stage(
         frames = _learnable(source, profile, split)
         if split.control:
             frames = shuffle_audio(frames, seed)
-        identity = load_identity(
-            base / "personalize" / "identity.safetensors", resolve_device(device)
-        )
+        identity = load_identity(person / "identity.safetensors", resolve_device(device))
         portrait = new_portrait(identity, profile.portrait, seed)
         train(portrait, frames, profile.train, into, seed)
         _keep(into, portrait, load_track(source), split)
 
-    return run_stage(base / split.stage, key, work)
+    return run_stage(person.with_name(split.stage), key, work)
 
 # %% ../nbs/58_pipeline.ipynb #b5231578
 def _keep(into: Path, portrait: Portrait, track: FaceTrack, split: Split) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .core import atomic_path, write_json
 
@@ -32,9 +33,10 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and I
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in the house style; sizes in inches."""
-    with matplotlib.rc_context(STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+    """An empty figure in the house style, which holds from now on; sizes in inches."""
+    matplotlib.rcParams.update(STYLE)
+    layout = ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97))
+    return Figure(figsize=(width, height), layout=layout)
 
 # %% ../nbs/03_plot.ipynb #56e6e586
 def draw_grid(
@@ -108,12 +110,11 @@ def save_figure(
         raise ValueError(f"the result lacks {', '.join(sorted(missing))}")
     folder, target = Path(folder), result["target"]
     paths = [folder / f"{target}.{kind}" for kind in ("png", "pdf", "data.json", "json")]
-    with matplotlib.rc_context(STYLE):
-        for path in paths[:2]:
-            # a creation date would make equal figures unequal files
-            clean = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-            with atomic_path(path) as partial:
-                figure.savefig(partial, metadata=clean)
+    for path in paths[:2]:
+        # a creation date would make equal figures unequal files
+        clean = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+        with atomic_path(path) as partial:
+            figure.savefig(partial, metadata=clean)
     write_json(paths[2], data)
     write_json(paths[3], result)
     return paths

@@ -25,7 +25,7 @@ def angles_of_positions(
     distance = np.linalg.norm(positions, axis=1)
     return np.degrees(np.arctan2(x, z)), np.degrees(np.arcsin(y / distance))
 
-# %% ../nbs/56_poses.ipynb #2c8e384f
+# %% ../nbs/56_poses.ipynb #98615c49
 @dataclass(frozen=True)
 class PoseSet:
     """Poses of one video or data set."""
@@ -44,7 +44,7 @@ def track_poses(name: str, track: FaceTrack) -> PoseSet:
     """The camera poses of a prepared video."""
     return PoseSet(name, track.yaw.astype(np.float64), track.pitch.astype(np.float64))
 
-# %% ../nbs/56_poses.ipynb #98615c49
+# %% ../nbs/56_poses.ipynb #315f9242
 def read_adnerf_poses(path: str | Path) -> PoseSet:
     """Poses of an AD-NeRF `transforms_*.json`.
 

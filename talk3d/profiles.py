@@ -36,12 +36,12 @@ SMOKE = Profile(
     portrait=SMALL_PORTRAIT,
     personalize=PersonalizeConfig(),
     train=TrainConfig(
-        steps=800, batch=2, rate=2e-3, decay=0.9, decay_steps=40, weights=LossWeights(mouth=15.0),
+        steps=800, batch=2, rate=1e-3, decay=0.9, decay_steps=40, weights=LossWeights(mouth=15.0),
         save_seconds=15.0,
     ),
 )  # fmt: skip
 
-# %% ../nbs/57_profiles.ipynb #db55cc50
+# %% ../nbs/57_profiles.ipynb #cbdd8571
 def profile_named(name: str) -> Profile:
     """The profile of a word.
 

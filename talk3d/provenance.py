@@ -132,20 +132,24 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 # %% ../nbs/02_provenance.ipynb #2a37599c
-def _work_in(partial: Path, folder: Path, key: dict[str, Any], work: Callable) -> None:
+def _work_in(partial: Path, folder: Path, key: dict[str, Any], work: Callable) -> bool:
     """Fill `partial`, then let it become `folder`; bad input leaves nothing behind."""
-    if folder_key(partial) != key:
-        _clear(partial)
-        write_json(partial / "key.json", key)
+    if folder_key(folder) == key:  # another process has just made it
+        shutil.rmtree(partial)
+        return False
     try:
+        if folder_key(partial) != key:
+            _clear(partial)
+            write_json(partial / "key.json", key)
         work(partial)
-    except InputError:
-        if [path.name for path in partial.iterdir()] == ["key.json"]:  # nothing to resume
+    except (InputError, OSError):
+        if not any(partial.glob("state.*")):  # nothing to resume
             shutil.rmtree(partial)
         raise
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
+    return True
 
 # %% ../nbs/02_provenance.ipynb #258d9f80
 def run_stage(
@@ -158,24 +162,22 @@ def run_stage(
     Raises `InputError` where the folder cannot be written; a failing stage leaves the old result.
     """
     folder = Path(folder)
-    partial, new_root = folder.with_name(f".{folder.name}.partial"), not folder.parent.exists()
+    partial = folder.with_name(f".{folder.name}.partial")
+    absent = [parent for parent in folder.parents if not parent.exists()]  # the nearest first
     try:
         if folder_key(folder) == key:
             return False
         with _alone(partial):
-            if folder_key(folder) == key:  # another process has just made it
-                shutil.rmtree(partial)
-                return False
-            _work_in(partial, folder, key, work)
+            return _work_in(partial, folder, key, work)
     except OSError as error:
         told = f"cannot write {error.filename or folder}: {error.strerror}"
         raise InputError(f"{told}; choose another folder or make room") from error
     finally:
-        if new_root and folder.parent.exists() and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
-    return True
+        for parent in absent:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
 
-# %% ../nbs/02_provenance.ipynb #d4c28f97
+# %% ../nbs/02_provenance.ipynb #1cd69ff8
 def peak_memory_mb() -> float:
     """Largest memory this process has held, megabytes."""
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
@@ -195,7 +197,7 @@ def git_state(folder: Path = PACKAGE) -> tuple[str, bool | None]:
         return "unknown", None
     return commit.stdout.strip(), bool(status.stdout.strip())
 
-# %% ../nbs/02_provenance.ipynb #69942920
+# %% ../nbs/02_provenance.ipynb #ff200c55
 def _surroundings() -> dict[str, Any]:
     import torch
 
@@ -206,7 +208,7 @@ def _surroundings() -> dict[str, Any]:
         "torch": torch.__version__,
     }
 
-# %% ../nbs/02_provenance.ipynb #1cd69ff8
+# %% ../nbs/02_provenance.ipynb #4abd33a1
 def provenance(
     started: float,  # `time.time()` when the work began
     config: Any,  # the configs that made it

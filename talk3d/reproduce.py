@@ -99,7 +99,7 @@ def check_parameters(path: Path, given: dict[str, str]) -> dict[str, Any]:
             typed[name] = type(defaults[name])(text)
         except ValueError:
             kind = type(defaults[name]).__name__
-            raise InputError(f"parameter {name} is a number ({kind}), not {text!r}") from None
+            raise InputError(f"parameter {name} is no {kind}: {text!r}; give a number") from None
     return typed
 
 # %% ../nbs/81_reproduce.ipynb #b0a6a497
@@ -164,6 +164,19 @@ def target_parameters(run: Run, notebook: Path, folder: Path, out_dir: Path) -> 
     return own | check_parameters(notebook, dict(run.parameters))
 
 # %% ../nbs/81_reproduce.ipynb #381d7b5b
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path else None
+
+
+def _sources(run: Run, folder: Path) -> dict[str, str]:
+    """The video to start from and its landmarks: the user's, or those of the embedded world."""
+    world = folder / "world"
+    return {
+        "video": _absolute(run.clip) or str(world / "video.mp4"),
+        "landmarks": _absolute(run.landmarks) or str(world / "landmarks.npz"),
+    }
+
+# %% ../nbs/81_reproduce.ipynb #be98d24e
 def write_plan(run: Run, root: Path) -> Path:  # the config file of the Snakefile
     """Check a run and write its plan and keys; nothing else is touched.
 
@@ -184,18 +197,12 @@ def write_plan(run: Run, root: Path) -> Path:  # the config file of the Snakefil
     for name, value in keys.items():
         write_json(folder / "keys" / f"{name}.json", value)
     plan = {"python": sys.executable, "folder": folder, "out_dir": out_dir, "targets": entries,
-            "video": _absolute(run.clip) or str(folder / "world" / "video.mp4"),
-            "landmarks": _absolute(run.landmarks) or 
-            str(folder / "world" / "landmarks.npz")}  # fmt: skip
+            **_sources(run, folder)}  # fmt: skip
     wishes = ("profile", "seed", "device", "clip", "resample", "evaluate")
     write_json(folder / "keys" / "plan.json", plan | {name: getattr(run, name) for name in wishes})
     return folder / "keys" / "plan.json"
 
-# %% ../nbs/81_reproduce.ipynb #f970b208
-def _absolute(path: str | None) -> str | None:
-    return str(Path(path).resolve()) if path else None
-
-# %% ../nbs/81_reproduce.ipynb #5acc285c
+# %% ../nbs/81_reproduce.ipynb #8b9c967e
 def reproduce(run: Run, root: Path | None = None) -> list[Path]:  # the figures' records
     """Make everything a run asks for and that is not there yet.
 

@@ -22,7 +22,7 @@ from .evaluate import rank_correlation
 from .faces import FaceTrack, face_mask
 from .losses import shrink_mask
 from .puppet import PuppetFrame
-from .render import TalkingPortrait, fix_camera, stream
+from .render import TalkingPortrait
 from .synthetic import load_truth, truth_view
 
 # %% ../nbs/65_views.ipynb #5db65d34
@@ -67,6 +67,14 @@ def true_views(
     return truth_view(load_truth(world), frame, c2_cameras(), resolution)
 
 # %% ../nbs/65_views.ipynb #fbb9bbe5
+def _face_ahead(depth: Float[np.ndarray, "s s"], track: FaceTrack, frame: int) -> float:
+    """How far the upper corners of a frontal view lie behind the face, world units."""
+    mask = torch.from_numpy(face_mask(track.landmarks[frame], (track.crops.shape[2],) * 2))
+    face = shrink_mask(mask[None], depth.shape[-1])[0].numpy()
+    corners = np.concatenate([depth[:4, :4].ravel(), depth[:4, -4:].ravel()])
+    return float(np.median(corners) - np.median(depth[face])) if face.any() else float("nan")
+
+# %% ../nbs/65_views.ipynb #1e3ebdb8
 def depth_checks(
     ours: Picture,  # of `five_views`
     truth: PuppetFrame | None,  # of `true_views`
@@ -75,19 +83,14 @@ def depth_checks(
 ) -> list[dict[str, Any]]:  # values of the result record
     """What can be said about the depth of the five views."""
     depth = ours.depth.numpy()
-    size = depth.shape[-1]
-    mask = torch.from_numpy(face_mask(track.landmarks[frame], (track.crops.shape[2],) * 2))
-    face = shrink_mask(mask[None], size)[0].numpy()
-    corners = np.concatenate([depth[2, :4, :4].ravel(), depth[2, :4, -4:].ravel()])
-    ahead = float(np.median(corners) - np.median(depth[2][face])) if face.any() else float("nan")
+    ahead = _face_ahead(depth[2], track, frame)
     rows = [
         ("share of finite depths", "", "up", float(np.isfinite(depth).mean())),
         ("background behind the face, frontal view", "world units", "up", ahead),
     ]
     if truth is not None:
-        small = torch.nn.functional.interpolate(
-            truth.depth[:, None], size=(size, size), mode="area"
-        )
+        size = depth.shape[-2:]
+        small = torch.nn.functional.interpolate(truth.depth[:, None], size=size, mode="area")
         for (yaw, pitch), a, b in zip(C2_VIEWS, depth, small[:, 0].numpy(), strict=True):
             name = f"rank correlation of depth with truth at ({yaw:+.0f}, {pitch:+.0f})"
             rows.append((name, "", "up", rank_correlation(a, b)))
@@ -96,7 +99,7 @@ def depth_checks(
         for n, u, d, v in rows
     ]
 
-# %% ../nbs/65_views.ipynb #75f4aeb9
+# %% ../nbs/65_views.ipynb #6976f575
 @dataclass(frozen=True)
 class PlanePictures:
     """What Fig. F.4 shows of some frames."""
@@ -111,7 +114,7 @@ def upright(planes: Float[Tensor, "*b 3 s s"]) -> Float[Tensor, "*b 3 s s"]:
     return torch.stack([planes[..., 0, :, :].flip(-2), planes[..., 1, :, :],
                         planes[..., 2, :, :].flip(-2)], dim=-3)  # fmt: skip
 
-# %% ../nbs/65_views.ipynb #999b9da1
+# %% ../nbs/65_views.ipynb #8d849eb1
 @torch.no_grad()
 def plane_pictures(talking: TalkingPortrait, frames: Tensor) -> PlanePictures:
     """Pictures, identity planes and deltaplanes of some frames."""

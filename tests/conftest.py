@@ -2,6 +2,7 @@
 
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,6 +40,54 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("no shared reference data: put it in ../shared or set TALK3D_SHARED")
     assert folder.is_dir(), f"TALK3D_SHARED names {folder}, which is no folder: correct or unset it"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Path:
+    """The work folder of one run of the whole smoke DAG, lip scores included; all tests share it.
+
+    The run takes minutes. To repeat the tests without it, set TALK3D_SMOKE to the work folder of a
+    finished run: the same command then finds it up to date, or makes anew what has become stale.
+    """
+    named = os.environ.get("TALK3D_SMOKE")
+    folder = Path(named).resolve() if named else tmp_path_factory.mktemp("smoke")
+    result = subprocess.run(smoke_command(folder), cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return folder
+
+
+def smoke_command(folder: Path) -> list[str]:
+    """The command line of the whole smoke DAG."""
+    command = [sys.executable, "-m", "talk3d.cli", "reproduce", "--profile", "smoke"]
+    return [*command, "--cores", "2", "--lips", "--work", str(folder)]
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory) -> Path:
+    """A folder with one good video and one good landmark file."""
+    from toys import face_points, noisy_clip
+
+    from talk3d.media import write_clip
+
+    folder = tmp_path_factory.mktemp("good")
+    write_clip(folder / "clip.mp4", noisy_clip(), crf=28)
+    np.savez(folder / "clip.npz", landmarks68=face_points())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_talk(tmp_path_factory) -> Path:
+    """The folder of a tiny embedded talk, preprocessed and personalised; copy it to train."""
+    from toys import TINY
+
+    from talk3d.pipeline import personalize_stage, preprocess_stage, world_stage
+
+    folder = tmp_path_factory.mktemp("tiny") / "talk"
+    world_stage(folder, TINY)
+    world = folder / "world"
+    preprocess_stage(world / "video.mp4", world / "landmarks.npz", folder, TINY)
+    personalize_stage(folder, TINY)
     return folder
 
 

@@ -1,6 +1,5 @@
 """Every kind of bad video, sound and landmarks: one sentence with its remedy, nothing written."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,45 +7,22 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
+from toys import (
+    FRAMES,
+    SIDE,
+    environment,
+    face_points,
+    is_one_sentence,
+    noisy_clip,
+    truncated,
+    without,
+)
 
-from talk3d.camera import orbit_camera, project
 from talk3d.core import InputError
-from talk3d.media import FPS, RATE, Clip, read_audio, read_clip, write_audio, write_clip
+from talk3d.media import read_audio, read_clip, write_audio, write_clip
 from talk3d.preprocess import PreprocessConfig, preprocess
-from talk3d.puppet import Puppet, PuppetIdentity, neutral_motion
 
-FRAMES, SIDE = 60, 64
 SMALL = PreprocessConfig(size=32)
-
-
-def noisy_clip(frames: int = FRAMES, fps: float = FPS) -> Clip:
-    """Hard to compress, so that a hole in the file hits pictures."""
-    generator = np.random.default_rng(0)
-    rgb = generator.integers(0, 255, (frames, SIDE, SIDE, 3), dtype=np.uint8)
-    audio = generator.normal(0, 0.1, round(frames / fps * RATE)).astype(np.float32)
-    return Clip(rgb, fps, audio, RATE)
-
-
-def face_points(frames: int = FRAMES) -> np.ndarray:
-    """The landmarks of a still face in the middle of the picture."""
-    camera = orbit_camera(torch.zeros(1), torch.zeros(1))
-    face = Puppet(PuppetIdentity()).landmarks(neutral_motion(1))
-    return np.repeat(project(face, camera).double().numpy() * SIDE - 0.5, frames, axis=0)
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
-    """A folder with one good video and one good landmark file."""
-    folder = tmp_path_factory.mktemp("good")
-    write_clip(folder / "clip.mp4", noisy_clip(), crf=28)
-    np.savez(folder / "clip.npz", landmarks68=face_points())
-    return folder
-
-
-def one_sentence(error: InputError) -> bool:
-    text = str(error)
-    return "\n" not in text and (";" in text or ": run again" in text) and len(text) < 300
 
 
 def refuse(contains: str, video: Path, landmarks: Path, out: Path, **options) -> None:
@@ -54,7 +30,7 @@ def refuse(contains: str, video: Path, landmarks: Path, out: Path, **options) ->
     before = sorted(out.parent.iterdir())
     with pytest.raises(InputError) as caught:
         preprocess(video, landmarks, out, SMALL, **options)
-    assert contains in str(caught.value) and one_sentence(caught.value), str(caught.value)
+    assert contains in str(caught.value) and is_one_sentence(str(caught.value)), str(caught.value)
     assert sorted(out.parent.iterdir()) == before, "something was left behind"
 
 
@@ -66,20 +42,6 @@ def test_good_input_passes(good, tmp_path):
         "track.json",
         "track.npz",
     ]
-
-
-def without(video: Path, kind: str, target: Path) -> None:
-    """Copy a video without its picture or sound track."""
-    with av.open(str(video)) as source, av.open(str(target), "w") as sink:
-        kept = {s.index: sink.add_stream_from_template(s) for s in source.streams if s.type != kind}
-        for packet in source.demux():
-            if packet.dts is not None and packet.stream.index in kept:
-                packet.stream = kept[packet.stream.index]
-                sink.mux(packet)
-
-
-def truncated(data: bytes) -> bytes:
-    return data[: len(data) // 2]
 
 
 def holed(data: bytes) -> bytes:
@@ -139,7 +101,7 @@ def test_a_stream_that_ends_early_is_not_shortened(good, tmp_path):
         (tmp_path / "short.mp4").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(InputError) as caught:
             read_clip(tmp_path / "short.mp4")
-        assert one_sentence(caught.value)
+        assert is_one_sentence(str(caught.value))
 
 
 def delayed(video: Path, kind: str, target: Path) -> None:
@@ -234,9 +196,8 @@ for name, work in works.items():
 
 
 def child(code: str, *arguments: object) -> subprocess.CompletedProcess:
-    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, env=environment, text=True, capture_output=True)
+    return subprocess.run(command, env=environment(), text=True, capture_output=True)
 
 
 @pytest.mark.parametrize("size", [4096, 50_000])
@@ -279,4 +240,4 @@ def test_damaged_sound(tmp_path):
         (tmp_path / f"cut_{name}").write_bytes(truncated((tmp_path / name).read_bytes()))
         with pytest.raises(InputError) as caught:
             read_audio(tmp_path / f"cut_{name}")
-        assert one_sentence(caught.value)
+        assert is_one_sentence(str(caught.value))

@@ -8,10 +8,11 @@ import zipfile
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 from cells import ROOT
 
-ONE_FRAME = ["talk3d", "demo-frame"]  # + the PNG to write
+ONE_FRAME = ["talk3d", "assets", "frame"]  # + the PNG to write, and the view
 
 pytestmark = pytest.mark.install
 
@@ -76,7 +77,9 @@ def test_a_plain_install_runs_and_renders_one_frame(wheel, tmp_path):
     assert str(environment) in where
     assert "torch" in run([commands / "talk3d", "doctor"], tmp_path)
     frame = tmp_path / "frame.png"
-    run([commands / ONE_FRAME[0], *ONE_FRAME[1:], frame], tmp_path)
-    picture = matplotlib.image.imread(frame)
-    assert picture.ndim == 3 and min(picture.shape[:2]) >= 32
-    assert picture[..., :3].std() > 0.05  # a picture, not one flat colour
+    run([commands / ONE_FRAME[0], *ONE_FRAME[1:], frame, "--yaw", "15"], tmp_path)
+    picture = matplotlib.image.imread(frame)[..., :3]
+    assert picture.shape == (256, 512, 3)
+    colour, depth = picture[:, :256], picture[:, 256:]
+    assert colour.std() > 0.05 and depth.std() > 0.05  # pictures, not one flat colour
+    assert np.ptp(colour, axis=2).max() > 0.1 and np.ptp(depth, axis=2).max() == 0  # depth is grey

@@ -67,12 +67,16 @@ LONG_CELLS: dict[tuple[str, str], str] = {
         "DeltaplanePredictor",
     ): "the U-Net on one page: its parts, and the two halves of its pass over them",
     ("model", "Portrait"): "three calls of one to two lines; annotated signatures are the rest",
+    ("train", "train"): "the training loop, which a reader takes in whole, in one cell",
+    ("pipeline", "imports"): "the stages join nearly all modules below; no code but imports",
+    ("cli", "reproduce"): "one command: its options, a line each, are its documentation",
     ("viewers", "OrbitViewer"): "one widget: its rows, and the redraw they all call",
 }
 # Notebooks with fewer than 25 or more than 70 cells: module -> why.
 CELL_COUNTS: dict[str, str] = {
     "puppet": "one head from formula to picture: field, tracing and colour share private helpers; "
     "to be split when the puppet grows",
+    "profiles": "a table of numbers and one function that looks them up: nothing to derive",
 }
 
 

@@ -1,0 +1,137 @@
+"""Killed in mid-run, then run again: nothing half-made is taken for finished, nothing is lost."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from cells import ROOT
+from safetensors.torch import load_file
+from toys import TINY, TINY_CLI, environment, started
+
+from talk3d.core import read_json
+from talk3d.preprocess import load_track
+
+
+def wait_for(condition, what: str, process: subprocess.Popen, seconds: float = 120.0) -> None:
+    """Poll until `condition()` is true, while the process lives."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"it ended with {process.returncode} before {what}"
+        assert time.monotonic() < end, f"no {what} within {seconds:.0f} s"
+        time.sleep(0.01)
+
+
+def steps(folder: Path) -> int:
+    """Lines of the log of a training that is under way."""
+    log = folder / ".train.partial" / "log.jsonl"
+    return len(log.read_text().splitlines()) if log.is_file() else 0
+
+
+def trained(folder: Path) -> subprocess.CompletedProcess[str]:
+    """`talk3d train` of the tiny profile, to its end."""
+    command = [sys.executable, "-c", TINY_CLI, "train", str(folder)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(1), text=True, capture_output=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_talk, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "talk"
+    shutil.copytree(tiny_talk, folder)
+    result = trained(folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "train"
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """The same files, weights bit for bit, and the same losses at every step."""
+    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
+    for name in ("portrait.safetensors", "drive.safetensors"):
+        a, b = load_file(one / name), load_file(two / name)
+        assert list(a) == list(b)
+        different = [key for key in a if a[key].numpy().tobytes() != b[key].numpy().tobytes()]
+        assert different == [], different
+    assert (one / "log.jsonl").read_text() == (two / "log.jsonl").read_text()
+    assert len((one / "log.jsonl").read_text().splitlines()) == TINY.train.steps
+
+
+def test_a_killed_training_resumes_to_the_same_weights(tiny_talk, uninterrupted, tmp_path):
+    folder = tmp_path / "talk"
+    shutil.copytree(tiny_talk, folder)
+    with started(["-c", TINY_CLI], "train", folder, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: steps(folder) >= 20, "step 20", process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    done = steps(folder)
+    assert 20 <= done < TINY.train.steps, "killed in mid-run"
+    assert not (folder / "train").exists(), "an unfinished stage has no folder"
+    result = trained(folder)
+    assert result.returncode == 0, result.stderr
+    assert f" {done - 1}/" in result.stderr or f" {done}/" in result.stderr, "it did not resume"
+    assert_same_training(folder / "train", uninterrupted)
+    assert trained(folder).stdout.rstrip().endswith("train: up to date")
+
+
+def test_ctrl_c_says_that_the_same_command_resumes(tiny_talk, uninterrupted, tmp_path):
+    folder = tmp_path / "talk"
+    shutil.copytree(tiny_talk, folder)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(["-c", TINY_CLI], "train", folder, **pipes) as process:
+        wait_for(lambda: steps(folder) >= 5, "step 5", process)
+        process.send_signal(signal.SIGINT)
+        told, complained = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command resumes" in complained.splitlines()[-1]
+    assert "Traceback" not in complained + told
+    assert not (folder / "train").exists()
+    assert trained(folder).returncode == 0
+    assert_same_training(folder / "train", uninterrupted)
+
+
+def test_a_killed_reproduction_is_completed_by_the_same_command(tmp_path):
+    """Twice killed while the embedded talk is drawn: with its job, then with the job left alive."""
+    arguments = ["-m", "talk3d.cli", "reproduce", "figA1", "--profile", "smoke"]
+    arguments += ["--cores", "2", "--work", str(tmp_path)]
+    world, figure = tmp_path / "embedded" / "world", tmp_path / "figures" / "smoke" / "figA1.json"
+    drawing = tmp_path / "embedded" / ".world.partial" / "landmarks.npz"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+    with started(arguments, **quiet) as process:
+        wait_for(drawing.is_file, "drawing", process)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not world.exists() and not figure.exists()
+    assert list((tmp_path / "embedded").glob("done/*")) == []
+
+    drawing.unlink()
+    with started(arguments, **quiet) as process:
+        wait_for(drawing.is_file, "drawing again", process)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        job = next(child for child in tree if "world" in child.cmdline())
+        for runner in [child for child in tree if "snakemake" in child.cmdline()] + [process]:
+            runner.kill()
+        process.wait()
+        assert job.status() != psutil.STATUS_ZOMBIE, "the job died with its parents"
+        assert not world.exists() and not figure.exists()
+        command = [sys.executable, *arguments]
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=300
+        )
+    assert result.returncode == 0, result.stderr
+    assert read_json(figure)["target"] == "figA1"
+    assert sorted(p.name for p in world.iterdir()) == [
+        "key.json",
+        "landmarks.npz",
+        "truth.json",
+        "truth.npz",
+        "video.mp4",
+    ]
+    assert len(load_track(tmp_path / "embedded" / "preprocess")) == 775
+    left = [p.name for p in tmp_path.rglob("*") if "partial" in p.name]
+    assert left == [], left
