@@ -7,7 +7,6 @@ __all__ = ['app', 'assets_app', 'ProfileName', 'Seed', 'Device', 'Folder', 'say'
            'personalize', 'train', 'render', 'evaluate', 'reproduce', 'main']
 
 # %% ../nbs/82_cli.ipynb #f5194ba6
-import os
 import sys
 import traceback
 from pathlib import Path

@@ -30,7 +30,6 @@ class DeltaplaneConfig:
     blocks: int = 2  # not in the paper: the release
     axes: str = "fixed"  # plane convention
     linear_head: bool = False  # end in a 1 x 1 convolution, so that negative changes are free
-    gain: float = 1.0  # not in the paper: factor on the output, for planes of another scale
 
 # %% ../nbs/42_deltaplane.ipynb #84abbfaa
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class DeltaplanePredictor(nn.Module):
         x = self.up[0](x) + identity.skips[1]
         x = self.up[1](x) + identity.skips[0]
         x = rearrange(self.up[2](x), "b p c h w -> b (p c) h w")
-        return self.config.gain * rearrange(self.head(x), "b (p c) h w -> b p c h w", p=3)
+        return rearrange(self.head(x), "b (p c) h w -> b p c h w", p=3)
 
     def forward(
         self, planes: Float[Tensor, "1 3 c h w"], tokens: Float[Tensor, "b k t"]
@@ -89,7 +88,7 @@ class DeltaplanePredictor(nn.Module):
 
 # %% ../nbs/42_deltaplane.ipynb #9269cb0d
 SMALL_DELTAPLANE = DeltaplaneConfig(
-    plane_size=64, channels=12, widths=(16, 24, 48), linear_head=True, gain=8.0
+    plane_size=64, channels=12, widths=(16, 24, 48), linear_head=True
 )
 
 # %% ../nbs/42_deltaplane.ipynb #62228b42

@@ -128,7 +128,7 @@ class PersonalizeConfig:
     steps: int = 500  # fitting the pictures
     batch: int = 2  # frames a step: many small steps fit better than few large ones
     points: int = 6000  # asked for shape and first colour
-    shape_weight: float = 6.0  # of the shape while the pictures are fitted
+    shape_weight: float = 4.0  # of the shape while the pictures are fitted
     colour_weight: float = 0.1  # of the first colours while the pictures are fitted
     rate: float = 2e-2  # Adam, falling to a tenth along a cosine
 

@@ -99,7 +99,9 @@ def check_parameters(path: Path, given: dict[str, str]) -> dict[str, Any]:
             typed[name] = type(defaults[name])(text)
         except ValueError:
             kind = type(defaults[name]).__name__
-            raise InputError(f"parameter {name} is no {kind}: {text!r}; give a number") from None
+            raise InputError(
+                f"parameter {name} is a number ({kind}), not {text!r}; give one"
+            ) from None
     return typed
 
 # %% ../nbs/81_reproduce.ipynb #b0a6a497

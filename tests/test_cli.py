@@ -163,7 +163,7 @@ def test_wishes_that_cannot_be_met_are_refused(good, tmp_path, refused):
         ("figA1", "--profile", "demo"): "mini bundle",
         ("figA1", "--profile", "paper"): "official",
         ("figA1", "-p", "colour=red"): "has no parameter 'colour'; it has: profile",
-        ("figA1", "-p", "seed=many"): "parameter seed is no int: 'many'; give a number",
+        ("figA1", "-p", "seed=many"): "parameter seed is a number (int), not 'many'; give one",
         ("figA1", "--clip", good / "clip.mp4"): "--clip and --landmarks belong together; give both",
         ("figA1", "--landmarks", good / "clip.npz"): "--clip and --landmarks belong together",
         ("figA1", "--poses", tmp_path / "no.json"): "no.json",

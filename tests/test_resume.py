@@ -16,6 +16,7 @@ from toys import TINY, TINY_CLI, environment, started
 
 from talk3d.core import read_json
 from talk3d.preprocess import load_track
+from talk3d.profiles import SMOKE
 
 
 def wait_for(condition, what: str, process: subprocess.Popen, seconds: float = 120.0) -> None:
@@ -132,6 +133,6 @@ def test_a_killed_reproduction_is_completed_by_the_same_command(tmp_path):
         "truth.npz",
         "video.mp4",
     ]
-    assert len(load_track(tmp_path / "embedded" / "preprocess")) == 775
+    assert len(load_track(tmp_path / "embedded" / "preprocess")) == SMOKE.talk.frames
     left = [p.name for p in tmp_path.rglob("*") if "partial" in p.name]
     assert left == [], left
