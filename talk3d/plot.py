@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt  # also what lets a notebook show a figure
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -34,7 +34,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and I
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure in the house style, which holds from now on; sizes in inches."""
-    matplotlib.rcParams.update(STYLE)
+    plt.rcParams.update(STYLE)
     layout = ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97))
     return Figure(figsize=(width, height), layout=layout)
 

@@ -36,7 +36,7 @@ SMOKE = Profile(
     portrait=SMALL_PORTRAIT,
     personalize=PersonalizeConfig(),
     train=TrainConfig(
-        steps=400, rate=4e-3, decay=0.9, decay_steps=20, weights=LossWeights(mouth=15.0),
+        steps=600, rate=2e-3, decay=0.9, decay_steps=30, weights=LossWeights(mouth=15.0),
         save_seconds=15.0,
     ),
 )  # fmt: skip
