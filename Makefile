@@ -65,7 +65,7 @@ test-browser: $(READY)  ## drive the tour in headless Chromium
 	$(BIN)/python -m pytest -rs -m browser
 
 lab: $(READY)  ## open JupyterLab on the tour
-	PATH="$(BIN):$$PATH" $(BIN)/jupyter lab nbs/tour/1_portrait.ipynb
+	PATH="$(BIN):$$PATH" $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tour/1_portrait.ipynb
 
 check: $(READY)  ## what to run before a commit: clean, format, lint, export, types, changed notebooks
 	tools/check.sh
