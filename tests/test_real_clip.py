@@ -1,14 +1,19 @@
 """The real clip and its landmarks, when the shared reference data is there."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from toys import TINY
 
 from talk3d.faces import cavity_area, cavity_threshold, mouth_box
 from talk3d.landmarks import RIGID, SIX, reference_points
-from talk3d.media import read_audio, read_clip
+from talk3d.media import read_audio, read_clip, read_metadata
+from talk3d.pipeline import personalize_stage, preprocess_stage, render_stage, train_stage
 from talk3d.preprocess import PreprocessConfig, load_track, preprocess
+from talk3d.render import load_portrait
+from talk3d.views import depth_checks, five_views
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +69,27 @@ def test_the_cavity_follows_the_lips(real):
     threshold = cavity_threshold(track.crops[: track.train], box)
     assert np.corrcoef(cavity_area(track.crops, box, threshold), gap)[0, 1] > 0.5
     assert 0.0 <= track.eye.min() and track.eye.max() == 2.0, "the eyes blink"
+
+
+def test_the_whole_path_to_a_talking_portrait(shared, tmp_path):
+    """Video to portrait to video with another's sound and to five views with depth, at toy size."""
+    data, folder = shared / "data", tmp_path / "portrait"
+    fit = replace(TINY.personalize, distil_steps=120, steps=10, points=2000)
+    profile = replace(TINY, personalize=fit, train=replace(TINY.train, steps=10))
+    video, marks = data / "WDA_KatieHill_000.mp4", data / "WDA_KatieHill_000.landmarks.npz"
+    assert preprocess_stage(video, marks, folder, profile)
+    assert personalize_stage(folder, profile) and train_stage(folder, profile)
+
+    out = tmp_path / "out.mp4"
+    render_stage(folder, out, data / "RD_Radio31_000.wav", yaw=15.0, pitch=10.0)
+    clip = read_clip(out)
+    assert clip.frames.shape == (200, 32, 32, 3) and clip.frames.std() > 5
+    assert abs(clip.seconds - 8) <= 1 / 25 and clip.audio.std() > 0.01
+    assert "synthetic" in read_metadata(out)["comment"]
+
+    track = load_track(folder / "preprocess")
+    views = five_views(load_portrait(folder / "train"), 190)
+    values = {row["name"]: row["ours"] for row in depth_checks(views, None, track, 190)}
+    assert values["share of finite depths"] == 1.0
+    assert values["background behind the face, frontal view"] > 0.1
+    shutil.rmtree(tmp_path)  # pictures of a real person do not outlive the test
