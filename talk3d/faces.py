@@ -90,8 +90,8 @@ def cavity_threshold(
     crops: UInt8[np.ndarray, "t s s 3"],  # the truth, training part
     box: tuple[int, int, int, int],  # of `mouth_box`
 ) -> float:  # brightness, 0 to 255
-    """Seven tenths of the median brightness in the box."""
-    return 0.7 * float(np.median(_luma(crops, box)))
+    """Nine tenths of the median brightness in the box."""
+    return 0.9 * float(np.median(_luma(crops, box)))
 
 
 def cavity_area(
