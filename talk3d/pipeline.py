@@ -138,7 +138,7 @@ def personalize_stage(
     key = stage_key("inversion", config, inputs)
 
     def work(into: Path) -> None:
-        frames = _learnable(source, profile, split)
+        _, frames = _learnable(source, profile, split)
         identity, losses = personalize(
             frames, profile.portrait.generator, profile.personalize, seed, resolve_device(device)
         )
@@ -148,8 +148,8 @@ def personalize_stage(
     return run_stage(split.folder(folder) / "personalize", key, work)
 
 # %% ../nbs/58_pipeline.ipynb #329b68a0
-def _learnable(source: Path, profile: Profile, split: Split) -> TalkingFrames:
-    """The training frames, checked against the sizes of the profile."""
+def _learnable(source: Path, profile: Profile, split: Split) -> tuple[FaceTrack, TalkingFrames]:
+    """The track, checked against the sizes of the profile, and its training frames."""
     track = load_track(source)
     size = profile.portrait.generator.image_size
     if track.crops.shape[1] != size:
@@ -157,7 +157,7 @@ def _learnable(source: Path, profile: Profile, split: Split) -> TalkingFrames:
             f"{source} holds crops of {track.crops.shape[1]} pixels but profile {profile.name} "
             f"needs {size}; preprocess again with --profile {profile.name}"
         )
-    return talking_frames(track, split.train(track))
+    return track, talking_frames(track, split.train(track))
 
 # %% ../nbs/58_pipeline.ipynb #ab71aa1d
 def train_stage(
@@ -176,13 +176,13 @@ def train_stage(
     key = stage_key("train", [profile.train, profile.portrait, seed, to_jsonable(split)], inputs)
 
     def work(into: Path) -> None:
-        frames = _learnable(source, profile, split)
+        track, frames = _learnable(source, profile, split)
         if split.control:
             frames = shuffle_audio(frames, seed)
         identity = load_identity(person / "identity.safetensors", resolve_device(device))
         portrait = new_portrait(identity, profile.portrait, seed)
         train(portrait, frames, profile.train, into, seed)
-        _keep(into, portrait, load_track(source), split)
+        _keep(into, portrait, track, split)
 
     return run_stage(person.with_name(split.stage), key, work)
 
