@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOCAL', 'RADIUS', 'PIVOT', 'intrinsics_from_focal', 'look_at', 'orbit', 'official_pitch', 'Camera', 'orbit_camera',
-           'Rays', 'rays_from_camera', 'project']
+           'Rays', 'rays_from_camera', 'crop_camera', 'box_limits', 'official_focal', 'project']
 
 # %% ../nbs/10_camera.ipynb #b8589802
 import math
@@ -127,6 +127,45 @@ def rays_from_camera(
     return Rays(camera.cam2world[:, None, :3, 3].expand_as(directions), directions)
 
 # %% ../nbs/10_camera.ipynb #bf92cafa
+def crop_camera(
+    camera: Camera,
+    left: float,  # of the window, image widths
+    top: float,  # image heights
+    side: float,  # 1 keeps the size of the picture
+) -> Camera:
+    """The cameras of a square window of the picture.
+
+    Raises `ValueError` unless `side > 0`.
+    """
+    if side <= 0:
+        raise ValueError(f"side must be positive, got {side}")
+    window = torch.tensor([[1.0, 0.0, -left], [0.0, 1.0, -top], [0.0, 0.0, side]]) / side
+    return Camera(camera.cam2world, window.to(camera.intrinsics) @ camera.intrinsics)
+
+# %% ../nbs/10_camera.ipynb #dd044896
+def box_limits(
+    rays: Rays,
+    side: float,  # of the cube around the origin, world units
+) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:  # near, far, world units
+    """Depths at which rays enter and leave a cube; -1 and -2 where they miss it.
+
+    The near limit is negative when the ray starts inside. Source: the slab test, EG3D's values.
+    """
+    low = (-side / 2 - rays.origins) / rays.directions
+    high = (side / 2 - rays.origins) / rays.directions
+    near = torch.minimum(low, high).nan_to_num(-float("inf")).amax(-1)
+    far = torch.maximum(low, high).nan_to_num(float("inf")).amin(-1)
+    hit = far > near
+    return near.where(hit, -1.0), far.where(hit, -2.0)
+
+# %% ../nbs/10_camera.ipynb #9b894d78
+def official_focal(
+    fov: float,  # field of view, degrees
+) -> float:  # image widths
+    """Focal length as EG3D computes it, with its rounded constants. Source: EG3D labels."""
+    return 1 / (math.tan(fov * 3.14159 / 360) * 1.414)
+
+# %% ../nbs/10_camera.ipynb #a6402f7d
 def project(
     points: Float[Tensor, "b k 3"],  # world units
     camera: Camera,

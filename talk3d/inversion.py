@@ -21,6 +21,7 @@ from .dataset import TalkingFrames
 from .eg3d import Generator, GeneratorConfig
 from .losses import shrink
 from .triplane import sample_planes
+from .volume import SeededDraws
 
 # %% ../nbs/52_inversion.ipynb #fa3407d8
 HEAD_SHAPES = (  # centre and radii, world units; our own numbers, set by eye around the template
@@ -152,7 +153,7 @@ def fit_step(
     fit_pictures: bool,
 ) -> Float[Tensor, ""]:
     """The loss of one step: shape and first colours, or pictures and shape."""
-    planes = generator.paint(w)
+    planes = generator.paint(generator.spread(w))
     shape, colour = distil_loss(generator, planes, slides, config.points, random)
     if not fit_pictures:
         return shape + colour
@@ -160,7 +161,9 @@ def fit_step(
     target = frames.target(index).rgb.to(planes)
     camera = frames.drive.cameras(index).to(str(planes.device))
     b = config.batch
-    seen = generator.picture(planes.expand(b, -1, -1, -1, -1), camera, w.expand(b, -1), random)
+    seen = generator.picture(
+        planes.expand(b, -1, -1, -1, -1), camera, w.expand(b, -1), SeededDraws(random)
+    )
     raw = (seen.raw - shrink(target, seen.raw.shape[-1])).abs().mean()
     final = (seen.rgb - target).abs().mean()
     return raw + final + config.shape_weight * shape + config.colour_weight * colour
@@ -190,4 +193,4 @@ def personalize(
         schedule.step()
         losses.append(loss.item())
     generator.requires_grad_(False)
-    return Identity(generator, w, generator.paint(w)), losses
+    return Identity(generator, w, generator.paint(generator.spread(w))), losses

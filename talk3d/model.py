@@ -24,6 +24,7 @@ from talk3d.deltaplane import (
 )
 from .eg3d import SMALL, Generator, GeneratorConfig, Picture
 from .tokens import Conditions, TokenEncoder
+from .volume import Draws
 
 # %% ../nbs/43_model.ipynb #a9a9392e
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ class StillHead(nn.Module):
         self,
         delta: Float[Tensor, "b 3 c h w"],
         camera: Camera,
-        generator: torch.Generator | None = None,
+        draws: Draws | None = None,
     ) -> Picture:
         """Render the identity's triplane with something added to it."""
         w = self.w.expand(len(delta), -1)
-        return self.generator.picture(self.planes + delta, camera, w, generator)
+        return self.generator.picture(self.planes + delta, camera, w, draws)
 
 # %% ../nbs/43_model.ipynb #d306ead6
 class Portrait(StillHead):
@@ -98,10 +99,10 @@ class Portrait(StillHead):
         camera: Camera,
         *,
         identity: EncodedIdentity | None = None,  # from `encode`, to compute it once per clip
-        generator: torch.Generator | None = None,  # depth jitter in training
+        draws: Draws | None = None,  # depth jitter in training
     ) -> Picture:
         """Pictures of a batch of frames."""
-        return self.look(self.deltaplane(self.tokens(conditions), identity), camera, generator)
+        return self.look(self.deltaplane(self.tokens(conditions), identity), camera, draws)
 
 # %% ../nbs/43_model.ipynb #833819a1
 def portrait_checkpoint(portrait: Portrait, **extra: Any) -> Checkpoint:

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .stylegan2 import blur_kernel, downsample, upsample
+from .resample import blur_kernel, downsample, upsample
 from .triplane import PLANE_AXES
 
 # %% ../nbs/40_planes.ipynb #62a46761

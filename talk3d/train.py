@@ -19,6 +19,7 @@ from .dataset import TalkingFrames
 from .inversion import Identity
 from .losses import LossWeights, portrait_loss
 from .model import Portrait, PortraitConfig
+from .volume import SeededDraws
 
 # %% ../nbs/53_train.ipynb #93827dac
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def train_step(
     index = torch.randint(len(frames), (config.batch,), generator=random)
     noise = (torch.rand(config.batch, 1, generator=random) * 2 - 1) * config.eye_jitter
     conditions = frames.drive.conditions(index, noise)
-    picture = portrait(conditions, frames.drive.cameras(index), generator=random)
+    picture = portrait(conditions, frames.drive.cameras(index), draws=SeededDraws(random))
     loss, terms = portrait_loss(picture, frames.target(index), config.weights)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()

@@ -41,10 +41,9 @@ DIRECTIVES = {"default_exp", "export", "exporti", "hide", "gpu", "weights", "slo
 LONG_CELLS: dict[tuple[str, str], str] = {
     ("core", "atomic_path"): "one try statement: write, rename, explain the failure, clean up",
     ("media", "write_clip"): "one open container: streams are declared, then filled, in this order",
-    (
-        "triplane",
-        "render_triplane",
-    ): "the two passes share one shading closure and are read together",
+    ("triplane", "PlaneTable"): "the layout of a table and its lookup share every number",
+    ("triplane", "march_rays"): "the two passes share what the first one found",
+    ("triplane", "render_plain"): "the oracle is the whole renderer on one page",
     ("speech", "_SHAPES"): "a table with one line per mouth shape, no code",
     (
         "stylegan2",
@@ -52,11 +51,11 @@ LONG_CELLS: dict[tuple[str, str], str] = {
     ): "a published layer: its weights and the forward pass that uses them",
     ("stylegan2", "SynthesisBlock"): "a published block: its layers and the order they run in",
     ("stylegan2", "SynthesisNetwork"): "a published network: its blocks and the loop over them",
-    ("eg3d", "SuperResolution"): "a published module: two blocks and the call of both",
-    (
-        "eg3d",
-        "Generator",
-    ): "the whole system on one page: paint, picture, forward of a few lines each",
+    ("stylegan2", "MappingNetwork"): "a published network: its layers and the loop over them",
+    ("eg3d", "GeneratorConfig"): "one line for each number of the network",
+    ("eg3d", "FoldedSuperResolution"): "the folded layers and the loop over them",
+    ("eg3d", "TriplaneRenderer"): "all that can be done with planes: field, features, picture",
+    ("eg3d", "Generator"): "the whole system on one page: latents, paint, forward",
     ("attention", "Attention"): "projection, forward and scores share the same four weights",
     (
         "attention",

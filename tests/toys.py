@@ -64,7 +64,11 @@ TINY = replace(
     portrait=replace(
         SMOKE.portrait,
         generator=replace(
-            SMOKE.portrait.generator, plane_size=16, plane_channels=4, neural_resolution=16
+            SMOKE.portrait.generator,
+            plane_size=16,
+            plane_channels=4,
+            neural_resolution=16,
+            sr_native=16,
         ),
         deltaplane=replace(SMOKE.portrait.deltaplane, plane_size=16, channels=4, widths=(8, 8, 8)),
     ),
