@@ -22,7 +22,7 @@ from talk3d.deltaplane import (
     DeltaplanePredictor,
     EncodedIdentity,
 )
-from .eg3d import SMALL, Generator, GeneratorConfig, Picture
+from .eg3d import SMALL, FoldedSuperResolution, Generator, GeneratorConfig, Picture
 from .tokens import Conditions, TokenEncoder
 from .volume import Draws
 
@@ -69,8 +69,11 @@ class StillHead(nn.Module):
         draws: Draws | None = None,
     ) -> Picture:
         """Render the identity's triplane with something added to it."""
+        folded = None
+        if not torch.is_grad_enabled():  # one person, one latent: fold it once for the batch
+            folded = FoldedSuperResolution(self.generator.superresolution, self.w[0])
         w = self.w.expand(len(delta), -1)
-        return self.generator.picture(self.planes + delta, camera, w, draws)
+        return self.generator.picture(self.planes + delta, camera, w, draws, folded)
 
 # %% ../nbs/43_model.ipynb #d306ead6
 class Portrait(StillHead):

@@ -293,10 +293,7 @@ def render_triplane(
     config: RenderConfig,
     draws: Draws | None = None,  # jitter in training; None for fixed mid-points
 ) -> RayRendering:
-    """Render rays through a triplane in two passes. Differentiable in planes and decoder.
-
-    A ray that met nothing gets its own last depth, with the official sampler the batch's.
-    """
+    """Render rays through a triplane in two passes. Differentiable in planes and decoder."""
     plan, (b, n) = plan_rays(rays, config, draws), rays.origins.shape[:2]
     block = n if torch.is_grad_enabled() or planes.is_cuda else max(1, BLOCK // config.samples)
     parts = []
