@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import load_checkpoint, load_strict, save_checkpoint
+from .checkpoint import check_conventions, load_checkpoint, load_strict, save_checkpoint
 from talk3d.core import (
     InputError,
     config_from_json,
@@ -118,6 +118,7 @@ def load_identity(path: Path, device: str = "cpu") -> Identity:
     """Read an identity. Raises `InputError` when the file is missing, damaged or does not fit."""
     saved = load_checkpoint(path, "identity", device)
     generator = Generator(config_from_json(GeneratorConfig, saved.meta["config"])).to(device)
+    check_conventions(saved.meta, {"plane_axes": generator.config.render.axes}, path)
     prefix = "generator."
     weights = {n.removeprefix(prefix): v for n, v in saved.tensors.items() if n.startswith(prefix)}
     load_strict(generator, weights, path)

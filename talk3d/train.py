@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import load_checkpoint, load_strict, save_checkpoint
+from .checkpoint import check_conventions, load_checkpoint, load_strict, save_checkpoint
 from .core import InputError, digest, progress
 from .dataset import TalkingFrames
 from .inversion import Identity
@@ -79,7 +79,9 @@ def save_state(path: Path, portrait: Portrait, optimiser: torch.optim.Optimizer,
     tensors = {f"portrait.{name}": value for name, value in portrait.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": torch.as_tensor(v) for name, v in state.items()}
-    save_checkpoint(path, tensors, {"kind": "training state", "step": step})
+    conventions = {"plane_axes": portrait.config.generator.render.axes}
+    meta = {"kind": "training state", "step": step, "conventions": conventions}
+    save_checkpoint(path, tensors, meta)
 
 # %% ../nbs/53_train.ipynb #b4647c42
 def load_state(path: Path, portrait: Portrait, optimiser: torch.optim.Optimizer) -> int:
@@ -88,6 +90,8 @@ def load_state(path: Path, portrait: Portrait, optimiser: torch.optim.Optimizer)
     Raises `InputError` when the file is damaged or of another portrait.
     """
     saved = load_checkpoint(path, "training state")
+    axes = portrait.config.generator.render.axes
+    check_conventions(saved.meta, {"plane_axes": axes}, path)
     weights: dict[str, torch.Tensor] = {}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in saved.tensors.items():
