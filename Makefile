@@ -15,7 +15,7 @@ CHROMIUM := /usr/bin/chromium
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install reproduce test notebooks lint test-install test-browser lab check readme clean
+.PHONY: help install reproduce benchmark test notebooks lint test-install test-browser lab check readme clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##[[:space:]]*/\t/' | expand -t 16
@@ -33,12 +33,15 @@ $(READY): pyproject.toml constraints.txt
 	fi; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV); \
 	echo "make: installing the pinned requirements into $(VENV), a few minutes the first time"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[reproduce,lab,speech,dev]"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[reproduce,lab,geometry,speech,dev]"
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2>/dev/null
 	@touch $@
 
 reproduce: $(READY)  ## redraw the figures and tables of the appendix from the embedded world
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile smoke --cores $(CORES)
+
+benchmark: $(READY)  ## time the generator at full size and keep the record in figures/benchmarks
+	PATH="$(BIN):$$PATH" $(BIN)/talk3d benchmark figures/benchmarks/eg3d_full_cpu.json --device cpu
 
 test: lint notebooks  ## run every definition notebook and the tests (no browser, no wheel)
 	$(BIN)/python -m pytest -rs -m "not browser and not install"

@@ -1,0 +1,91 @@
+"""The tours without a viewer run from start to end, in an empty folder, with nobody watching."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from cells import NBS, Notebook, code_cells, read_notebook
+from toys import TINY, environment
+
+TURN, LINES = "2_cameras", "3_eg3d_in_twenty_lines"
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def run_tour(name: str, folder: Path, **parameters: object) -> Notebook:
+    """Execute a tour in a folder with the Python of the tests; returns the executed notebook."""
+    out = folder / "executed.ipynb"
+    command = [sys.executable, "-m", "papermill", NBS / "tour" / f"{name}.ipynb", out]
+    command += ["--cwd", folder, "--kernel", "python3", "--no-progress-bar"]
+    command += [word for item in parameters.items() for word in ("-p", *map(str, item))]
+    told = subprocess.run(command, cwd=folder, env=environment(1), text=True, capture_output=True)
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert "unknown" not in told.stderr.lower(), told.stderr  # a parameter the notebook lacks
+    return read_notebook(out)
+
+
+def outputs(notebook: Notebook, kind: str) -> list:
+    """What cells show, of one MIME type."""
+    shown = [output.get("data", {}) for cell in code_cells(notebook) for output in cell["outputs"]]
+    return [data[kind] for data in shown if kind in data]
+
+
+def said(notebook: Notebook) -> str:
+    every = [output for cell in code_cells(notebook) for output in cell["outputs"]]
+    return "".join("".join(o["text"]) for o in every if o.get("name") == "stdout")
+
+
+def test_cameras_and_planes_are_drawn(tmp_path):
+    notebook = run_tour(TURN, tmp_path)
+    cameras, planes = outputs(notebook, PLOTLY)
+    words = [word for trace in cameras["data"] for word in trace.get("text", [])]
+    assert "official 20 is -12.8°" in words and "yaw 0°, pitch 20°" in words
+    assert {"scene", "scene2"} <= {trace.get("scene") for trace in planes["data"]}
+    assert len(outputs(notebook, "image/png")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["executed.ipynb"]
+
+
+def mesh_of(notebook: Notebook, folder: Path):
+    """The mesh the tour of the generator leaves behind, after a look at its pictures."""
+    import trimesh
+
+    assert len(outputs(notebook, "image/png")) == 4
+    assert {p.name for p in folder.iterdir()} <= {"executed.ipynb", "head.glb", "work", "g"}
+    mesh = trimesh.load(folder / "head.glb", force="mesh")
+    assert len(mesh.faces) > 100 and abs(mesh.vertices).max() < 0.41
+    return mesh
+
+
+def test_twenty_lines_without_anything(tmp_path):
+    notebook = run_tour(LINES, tmp_path, cells=32)
+    assert "a cloud" in said(notebook)
+    mesh_of(notebook, tmp_path)
+
+
+def test_twenty_lines_with_a_converted_file(tmp_path):
+    from talk3d.checkpoint import save_checkpoint
+    from talk3d.core import to_jsonable
+    from talk3d.eg3d import Generator
+
+    config = TINY.portrait.generator
+    config = replace(config, render=replace(config.render, axes="original"))
+    torch.manual_seed(0)
+    meta = {"kind": "generator", "config": to_jsonable(config)}
+    meta["conventions"] = {"plane_axes": "original"}
+    (tmp_path / "g").mkdir()
+    save_checkpoint(tmp_path / "g" / "g.safetensors", Generator(config).state_dict(), meta)
+    notebook = run_tour(LINES, tmp_path, cells=32, file="g/g.safetensors")
+    assert "a trained generator with planes of 2 3 4 16 16" in said(notebook)
+    mesh_of(notebook, tmp_path)
+
+
+def test_twenty_lines_with_what_reproduce_left(tiny_talk, tmp_path):
+    embedded = tmp_path / "work" / "embedded"
+    shutil.copytree(tiny_talk / "personalize", embedded / "personalize")
+    (embedded / "train").mkdir()
+    (embedded / "train" / "portrait.safetensors").touch()  # what tells that the run has ended
+    notebook = run_tour(LINES, tmp_path, cells=32)
+    assert "a trained generator" in said(notebook)
+    mesh_of(notebook, tmp_path)
