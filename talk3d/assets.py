@@ -334,14 +334,18 @@ _PACKAGES = {  # module -> the extra of talk3d it comes with; "" is the package 
     **dict.fromkeys(("cv2", "einops", "jaxtyping", "matplotlib", "numpy", "safetensors"), ""),
     **dict.fromkeys(("scipy", "tqdm", "typer"), ""),
     **dict.fromkeys(("ipykernel", "papermill", "snakemake"), "reproduce"),
-    **dict.fromkeys(("ipywidgets", "jupyterlab"), "lab"),
+    **dict.fromkeys(("ipywidgets", "jupyterlab", "plotly"), "lab"),
+    **dict.fromkeys(("skimage", "trimesh"), "geometry"),
     "espeakng_loader": "speech",
 }
-_DISTRIBUTIONS = {"cv2": "opencv-python", "espeakng_loader": "espeakng-loader"}
+_DISTRIBUTIONS = {  # module -> the name it is installed by, where that differs
+    "cv2": "opencv-python", "espeakng_loader": "espeakng-loader", "skimage": "scikit-image",
+}  # fmt: skip
 _USES = {
     "": "every command",
     "reproduce": "the figures: talk3d reproduce",
     "lab": "the notebooks of the tour",
+    "geometry": "meshes: talk3d.geometry",
     "speech": "speaking new text; the clip that ships needs nothing",
 }
 

@@ -190,12 +190,17 @@ def random_scene(config: GeneratorConfig, device: str = "cpu", seed: int = 0) ->
 
 # %% ../nbs/66_benchmark.ipynb #60357580
 def generator_stages(
-    generator: Generator, scene: Scene, device: str = "cpu", repeats: int = 3
+    generator: Generator,
+    scene: Scene,
+    device: str = "cpu",
+    repeats: int = 3,
+    compiled: bool = False,  # the bfloat16 super-resolution through torch.compile
 ) -> list[StageCost]:
     """The stages of one picture from fixed planes, each beside its obvious form."""
     modules, w = generator.superresolution, scene.w
     folded = FoldedSuperResolution(modules, w[0])
-    half = FoldedSuperResolution(modules, w[0], torch.bfloat16)
+    half: Callable = FoldedSuperResolution(modules, w[0], torch.bfloat16)
+    half = torch.compile(half.__call__) if compiled else half
     render = lambda: scene.render(render_triplane, generator)  # noqa: E731
     render_obviously = lambda: scene.render(render_plain, generator)  # noqa: E731
     features = render()
@@ -262,6 +267,7 @@ def benchmark_generator(
     device: str = "auto",
     repeats: int = 3,
     seed: int = 0,
+    compiled: bool = False,  # needs a C++ compiler on a CPU
 ) -> str:  # the table, Markdown
     """Measure a generator of random weights and write the record."""
     config = config_of_size(size)
@@ -269,9 +275,11 @@ def benchmark_generator(
     torch.manual_seed(seed)  # layers draw their weights from the global generator
     generator = Generator(config).to(device)
     limits = measure_limits(device, 2048 if size == "full" else 512)
-    stages = generator_stages(generator, random_scene(config, device, seed), device, repeats)
+    scene = random_scene(config, device, seed)
+    stages = generator_stages(generator, scene, device, repeats, compiled)
     record: dict[str, Any] = {
         "size": size,
+        "compiled": compiled,
         "threads": torch.get_num_threads(),
         "limits": asdict(limits),
         "stages": [asdict(stage) | {"ratio": stage.ratio} for stage in stages],

@@ -93,12 +93,13 @@ def benchmark(
     size: Annotated[str, typer.Option(help="full: the published generator; small")] = "full",
     device: Device = "auto",
     repeats: Annotated[int, typer.Option(help="runs of each stage; the fastest counts", min=1)] = 3,
+    compiled: Annotated[bool, typer.Option("--compile", help="bfloat16 by torch.compile")] = False,
     seed: Seed = 0,
 ) -> None:
     """Time the generator's stages, each beside its obvious form."""
     from talk3d.benchmark import benchmark_generator
 
-    print(benchmark_generator(out, size, device, repeats, seed))
+    print(benchmark_generator(out, size, device, repeats, seed, compiled))
 
 # %% ../nbs/82_cli.ipynb #f8867da8
 @app.command()
