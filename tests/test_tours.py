@@ -1,5 +1,6 @@
-"""The tours without a viewer run from start to end, in an empty folder, with nobody watching."""
+"""Tours without a viewer, and benchmarks, run from start to end in an empty folder."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,14 +11,14 @@ import torch
 from cells import NBS, Notebook, code_cells, read_notebook
 from toys import TINY, environment
 
-TURN, LINES = "2_cameras", "3_eg3d_in_twenty_lines"
+TURN, LINES, COST = "tour/2_cameras", "tour/3_eg3d_in_twenty_lines", "benchmarks/eg3d"
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def run_tour(name: str, folder: Path, **parameters: object) -> Notebook:
-    """Execute a tour in a folder with the Python of the tests; returns the executed notebook."""
+    """Execute a notebook in a folder with the Python of the tests; returns what it became."""
     out = folder / "executed.ipynb"
-    command = [sys.executable, "-m", "papermill", NBS / "tour" / f"{name}.ipynb", out]
+    command = [sys.executable, "-m", "papermill", NBS / f"{name}.ipynb", out]
     command += ["--cwd", folder, "--kernel", "python3", "--no-progress-bar"]
     command += [word for item in parameters.items() for word in ("-p", *map(str, item))]
     told = subprocess.run(command, cwd=folder, env=environment(1), text=True, capture_output=True)
@@ -89,3 +90,12 @@ def test_twenty_lines_with_what_reproduce_left(tiny_talk, tmp_path):
     notebook = run_tour(LINES, tmp_path, cells=32)
     assert "a trained generator" in said(notebook)
     mesh_of(notebook, tmp_path)
+
+
+def test_the_benchmark_measures_the_small_generator(tmp_path):
+    notebook = run_tour(COST, tmp_path, repeats=1)
+    table, machine = outputs(notebook, "text/markdown")
+    assert "| render |" in "".join(table) and "1 threads, device cpu" in "".join(machine)
+    assert len(outputs(notebook, "image/png")) == 2
+    record = json.loads((tmp_path / "work" / "benchmarks" / "eg3d_small_cpu.json").read_text())
+    assert len(record["stages"]) == 5 and all(stage["seconds"] > 0 for stage in record["stages"])
