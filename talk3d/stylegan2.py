@@ -154,7 +154,7 @@ class SynthesisLayer(nn.Module):
         x = modulated_conv(x, self.weight, self.affine(w), up_kernel=kernel)
         if noise.mode == "const":
             x = x + self.noise_const * self.noise_strength
-        elif noise.draws is not None:
+        elif noise.mode == "random" and noise.draws is not None:
             drawn = noise.draws.normal((len(x), 1, *self.noise_const.shape), x.device)
             x = x + drawn * self.noise_strength
         clamp = None if self.clamp is None else self.clamp * gain
