@@ -326,7 +326,7 @@ def _generator(found: Found, plane_axes: str | None) -> tuple[dict[str, Tensor],
     noise = _arguments(module)["rendering_kwargs"].get("superresolution_noise_mode", "none")
     return tensors, {
         "config": asdict(config),
-        "conventions": {"plane_axes": config.render.axes},
+        "conventions": config.conventions,
         "superresolution_noise_mode": noise,
         "source": meta,
     }
@@ -435,7 +435,7 @@ def generator_from_checkpoint(
     meta = checkpoint.meta
     try:
         config = config_from_json(GeneratorConfig, meta["config"])
-        check_conventions(meta, {"plane_axes": config.render.axes}, source)
+        check_conventions(meta, config.conventions, source)
         refuse_misfits(checkpoint.tensors, _shapes(config), source)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{source} has no config of a generator; convert it again") from error

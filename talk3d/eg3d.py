@@ -62,6 +62,11 @@ class GeneratorConfig:
         """Pixels along each side of the enlarged picture."""
         return self.sr_native * 2 ** sum(self.sr_up)
 
+    @property
+    def conventions(self) -> dict[str, str]:
+        """What files made with this generator must agree on."""
+        return {"plane_axes": self.render.axes}
+
 
 FFHQ = GeneratorConfig()
 
@@ -191,6 +196,8 @@ def enlarge(
     """Super-resolution, folded for each latent when no gradient is wanted."""
     if torch.is_grad_enabled():
         return module(features, w)
+    if len(w) == 1 or w.stride(0) == 0:  # one latent, expanded: fold it once
+        return FoldedSuperResolution(module, w[0])(features)
     pairs = zip(features[:, None], w, strict=True)
     return torch.cat([FoldedSuperResolution(module, style)(x) for x, style in pairs])
 

@@ -22,7 +22,7 @@ from talk3d.deltaplane import (
     DeltaplanePredictor,
     EncodedIdentity,
 )
-from .eg3d import SMALL, FoldedSuperResolution, Generator, GeneratorConfig, Picture
+from .eg3d import SMALL, Generator, GeneratorConfig, Picture
 from .tokens import Conditions, TokenEncoder
 from .volume import Draws
 
@@ -48,10 +48,15 @@ class PortraitConfig:
                 f"the generator's {theirs}"
             )
 
+    @property
+    def conventions(self) -> dict[str, str]:
+        """What files made with this portrait must agree on."""
+        return self.generator.conventions | {"angle": "radians"}
 
+# %% ../nbs/43_model.ipynb #77a6b10a
 SMALL_PORTRAIT = PortraitConfig(SMALL, SMALL_DELTAPLANE)
 
-# %% ../nbs/43_model.ipynb #dffc6e84
+# %% ../nbs/43_model.ipynb #6b2d8186
 class StillHead(nn.Module):
     """A frozen generator and the identity it shows."""
 
@@ -69,13 +74,10 @@ class StillHead(nn.Module):
         draws: Draws | None = None,
     ) -> Picture:
         """Render the identity's triplane with something added to it."""
-        folded = None
-        if not torch.is_grad_enabled():  # one person, one latent: fold it once for the batch
-            folded = FoldedSuperResolution(self.generator.superresolution, self.w[0])
         w = self.w.expand(len(delta), -1)
-        return self.generator.picture(self.planes + delta, camera, w, draws, folded)
+        return self.generator.picture(self.planes + delta, camera, w, draws)
 
-# %% ../nbs/43_model.ipynb #d306ead6
+# %% ../nbs/43_model.ipynb #f4132e38
 class Portrait(StillHead):
     """A personalised generator and the networks that make it talk."""
 
@@ -107,18 +109,18 @@ class Portrait(StillHead):
         """Pictures of a batch of frames."""
         return self.look(self.deltaplane(self.tokens(conditions), identity), camera, draws)
 
-# %% ../nbs/43_model.ipynb #833819a1
+# %% ../nbs/43_model.ipynb #1c0ee503
 def portrait_checkpoint(portrait: Portrait, **extra: Any) -> Checkpoint:
     """All of a portrait as tensors and JSON; `extra` is stored beside them."""
     meta = {
         "kind": "portrait",
         "config": to_jsonable(portrait.config),
-        "conventions": {"plane_axes": portrait.config.generator.render.axes, "angle": "radians"},
+        "conventions": portrait.config.conventions,
         **extra,
     }
     return Checkpoint(dict(portrait.state_dict()), meta)
 
-# %% ../nbs/43_model.ipynb #1c0ee503
+# %% ../nbs/43_model.ipynb #28bd12b3
 def portrait_from_checkpoint(
     checkpoint: Checkpoint,
     source: str = "the portrait",  # named in errors
@@ -128,8 +130,7 @@ def portrait_from_checkpoint(
     Raises `InputError` where tensors, config or conventions do not fit this version.
     """
     config = config_from_json(PortraitConfig, checkpoint.meta["config"])
-    axes = config.generator.render.axes
-    check_conventions(checkpoint.meta, {"plane_axes": axes, "angle": "radians"}, source)
+    check_conventions(checkpoint.meta, config.conventions, source)
     portrait = Portrait(config)
     load_strict(portrait, checkpoint.tensors, source)
     return portrait.eval()

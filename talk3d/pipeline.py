@@ -109,8 +109,7 @@ def save_identity(path: Path, identity: Identity) -> None:
     tensors = {f"generator.{name}": value for name, value in state.items()}
     tensors |= {"w": identity.w, "planes": identity.planes}
     config = identity.generator.config
-    conventions = {"plane_axes": config.render.axes}
-    meta = {"kind": "identity", "config": to_jsonable(config), "conventions": conventions}
+    meta = {"kind": "identity", "config": to_jsonable(config), "conventions": config.conventions}
     save_checkpoint(path, tensors, meta)
 
 
@@ -118,7 +117,7 @@ def load_identity(path: Path, device: str = "cpu") -> Identity:
     """Read an identity. Raises `InputError` when the file is missing, damaged or does not fit."""
     saved = load_checkpoint(path, "identity", device)
     generator = Generator(config_from_json(GeneratorConfig, saved.meta["config"])).to(device)
-    check_conventions(saved.meta, {"plane_axes": generator.config.render.axes}, path)
+    check_conventions(saved.meta, generator.config.conventions, path)
     prefix = "generator."
     weights = {n.removeprefix(prefix): v for n, v in saved.tensors.items() if n.startswith(prefix)}
     load_strict(generator, weights, path)

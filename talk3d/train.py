@@ -79,7 +79,7 @@ def save_state(path: Path, portrait: Portrait, optimiser: torch.optim.Optimizer,
     tensors = {f"portrait.{name}": value for name, value in portrait.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": torch.as_tensor(v) for name, v in state.items()}
-    conventions = {"plane_axes": portrait.config.generator.render.axes}
+    conventions = portrait.config.generator.conventions
     meta = {"kind": "training state", "step": step, "conventions": conventions}
     save_checkpoint(path, tensors, meta)
 
@@ -90,8 +90,7 @@ def load_state(path: Path, portrait: Portrait, optimiser: torch.optim.Optimizer)
     Raises `InputError` when the file is damaged or of another portrait.
     """
     saved = load_checkpoint(path, "training state")
-    axes = portrait.config.generator.render.axes
-    check_conventions(saved.meta, {"plane_axes": axes}, path)
+    check_conventions(saved.meta, portrait.config.generator.conventions, path)
     weights: dict[str, torch.Tensor] = {}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in saved.tensors.items():

@@ -9,9 +9,10 @@ import pytest
 import torch
 from cells import ROOT
 from official import AXES, eg3d_pickle, of_layout, official_modules, old_stream, save
+from tiny import TINY as OFFICIAL_TINY
+from tiny import camera_of, parameters
 from toys import is_one_sentence
 
-from talk3d.camera import Camera
 from talk3d.checkpoint import LAYOUTS, load_checkpoint, read_layout
 from talk3d.containers import read_pickle, read_pickle_file
 from talk3d.convert import convert_file, load_generator
@@ -321,32 +322,19 @@ def test_the_official_pickle_is_what_its_readme_says(tiny, tmp_path):
         __import__("torch_utils.persistence")  # the classes of the file are gone again
 
 
-GOLDEN = GeneratorConfig(
-    z_dim=32,
-    mapping_width=32,
-    channel_base=1024,
-    channel_max=16,
-    neural_resolution=16,
-    sr_clamp=None,
-    render=RenderConfig(samples=12, importance=12, axes="original"),
-    **SR_VARIANTS["2X"],
-)
-
-
 def test_the_golden_generator_survives_its_pickle(shared, tmp_path):
     from safetensors.torch import load_file
 
     golden = load_file(shared / "goldens" / "eg3d_tiny_generator.safetensors")
-    weights = {k.removeprefix("param/"): v for k, v in golden.items() if k.startswith("param/")}
+    weights = parameters(golden)
     kernel = weights.pop("superresolution.resample_filter")
-    source = Generator(GOLDEN)
+    source = Generator(OFFICIAL_TINY)
     source.load_state_dict(weights)
     data = eg3d_pickle(source, extra={"superresolution.resample_filter": kernel})
     convert_file(save(tmp_path / "tiny.pkl", data), tmp_path / "tiny.safetensors")
     generator = load_generator(tmp_path / "tiny.safetensors", "original")
     same(generator.state_dict(), weights)
-    label = golden["in/c"]
-    camera = Camera(label[:, :16].reshape(-1, 4, 4), label[:, 16:].reshape(-1, 3, 3))
+    camera = camera_of(golden["in/c"])
     w_plus = generator.latents(golden["in/z"], camera, truncation=0.7)
     torch.testing.assert_close(w_plus, golden["out/ws"], atol=1e-3, rtol=1e-3)
     planes = generator.paint(w_plus)
@@ -356,6 +344,7 @@ def test_the_golden_generator_survives_its_pickle(shared, tmp_path):
     official = replace(
         generator.config, render=replace(generator.config.render, sampler="official")
     )
+    assert official == OFFICIAL_TINY
     generator.config = official  # the released sampler, with the random numbers of the golden
     picture = generator.picture(planes, camera, w_plus[:, -1], draws)
     torch.testing.assert_close(picture.raw, golden["out/image_raw"], atol=1e-3, rtol=1e-3)

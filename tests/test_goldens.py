@@ -22,6 +22,7 @@ import torch
 from cells import ROOT
 from recipes import constructed, drawn, drawn_weights
 from safetensors.torch import load_file
+from tiny import TINY, camera_of, parameters
 from torch import Tensor, nn
 
 from talk3d import triplane
@@ -92,12 +93,6 @@ Results = Iterator[Tensors]
 Find = Callable[[str], Path]  # file name -> its path
 
 
-def parameters(golden: Tensors, prefix: str = "") -> Tensors:
-    """The official weights below a prefix."""
-    start = f"param/{prefix}"
-    return {k.removeprefix(start): v for k, v in golden.items() if k.startswith(start)}
-
-
 def recorded(golden: Tensors, case: str = "") -> RecordedDraws:
     """The official random draws of a case, in their order."""
     found = {}
@@ -118,12 +113,6 @@ def statistics(prefix: str, x: Tensor, suffix: str = "") -> Tensors:
         "sum_sq": x.square().sum(),
     }
     return {f"{prefix}{name}{suffix}": number for name, number in numbers.items()}
-
-
-def camera_of(label: Tensor) -> Camera:
-    """The camera that a label of 25 numbers describes."""
-    pose, intrinsics = label.split([16, 9], dim=1)
-    return Camera(pose.unflatten(1, (4, 4)), intrinsics.unflatten(1, (3, 3)))
 
 
 # Geometry
@@ -422,18 +411,6 @@ def sg2_noise_random(golden: Tensors, find: Find) -> Results:
 
 
 # The whole generator, tiny
-
-
-TINY = GeneratorConfig(
-    z_dim=32,
-    mapping_width=32,
-    channel_base=1024,
-    channel_max=16,
-    neural_resolution=16,
-    sr_clamp=None,
-    render=replace(OFFICIAL, importance=12),
-    **SR_VARIANTS["2X"],
-)
 
 
 def tiny_generator(find: Find, **changes) -> Generator:
