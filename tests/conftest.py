@@ -91,6 +91,34 @@ def tiny_talk(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def find(request):
+    """Paths of goldens: the committed ones, and the others if the shared data is present."""
+
+    def path(file: str) -> Path:
+        committed = ROOT / "tests" / "goldens" / file
+        if committed.exists():
+            return committed
+        return request.getfixturevalue("shared") / "goldens" / file
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def worst():
+    """The largest deviation of each golden; a table if TALK3D_GOLDEN_TABLE names a file."""
+    found: dict = {}
+    yield found
+    if file := os.environ.get("TALK3D_GOLDEN_TABLE"):
+        rows = [
+            "| golden | tensors | largest error / largest magnitude | tensor |",
+            "|---|--:|--:|---|",
+        ]
+        for name, (most, count) in found.items():
+            rows.append(f"| `{name}` | {count} | {most.share:.1e} | `{most.tensor}` |")
+        Path(file).write_text("\n".join(rows) + "\n")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Where the shared data is present, a test that asked for it may not skip."""

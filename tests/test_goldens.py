@@ -1,25 +1,15 @@
-"""Every number that the official EG3D and StyleGAN2 gave for seeded weights, within its tolerance.
-
-One function for each golden, called with its tensors, yields ours under the official names; a name
-may come more than once, by the plain way and by the fast one. `test_golden` compares them all and
-insists that no result of the golden is left out.
-
-TALK3D_GOLDEN_TABLE=errors.md python -m pytest tests/test_goldens.py
-writes the largest error of each golden to a Markdown table.
-"""
+"""Every number that the official EG3D and StyleGAN2 gave, within its tolerance."""
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from cells import ROOT
+from golden import Find, Golden, Results, Tensors, check_manifest, compare, deviation
 from recipes import constructed, drawn, drawn_weights
 from safetensors.torch import load_file
 from tiny import TINY, camera_of, parameters
@@ -37,7 +27,6 @@ from talk3d.camera import (
     orbit,
     rays_from_camera,
 )
-from talk3d.core import file_sha256
 from talk3d.eg3d import (
     SR_VARIANTS,
     FoldedSuperResolution,
@@ -87,10 +76,6 @@ from talk3d.volume import (
     inverse_cdf,
     official_importance,
 )
-
-Tensors = dict[str, Tensor]
-Results = Iterator[Tensors]
-Find = Callable[[str], Path]  # file name -> its path
 
 
 def recorded(golden: Tensors, case: str = "") -> RecordedDraws:
@@ -572,15 +557,6 @@ def eg3d_sr_resize(golden: Tensors, find: Find) -> Results:
 # The comparison
 
 
-@dataclass(frozen=True)
-class Golden:
-    """How a golden is made here, and the tolerance of its manifest entry."""
-
-    results: Callable[[Tensors, Find], Results]
-    atol: float
-    rtol: float
-
-
 HYBRID = {variant: partial(eg3d_super_resolution, variant) for variant in SR_VARIANTS}
 GOLDENS = {
     "eg3d_camera": Golden(eg3d_camera, 1e-6, 1e-5),
@@ -608,89 +584,16 @@ GOLDENS = {
     "eg3d_sr_resize": Golden(eg3d_sr_resize, 2e-3, 1e-3),
 }
 
-NETWORK, GEOMETRY = 1e-3, 1e-5  # largest deviation, as a share of a tensor's largest magnitude
-IS_GEOMETRY = re.compile(r"eg3d_(camera|rays|planes)/.*|.*/(axis|\w+_box)_(near|far)|.*_hit")
-IS_LOSS_WEIGHT = re.compile(r"grad/(w|w_.*|out_\w+_weight)")  # an input, among the gradients
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """How far a tensor of ours is from the official one."""
-
-    tensor: str
-    share: float  # largest deviation by largest magnitude
-    passes: bool
-
-
-def deviation(golden: str, name: str, ours: Tensor, official: Tensor) -> Deviation:
-    """The rule: near in each element, and small beside the tensor's largest magnitude.
-
-    The first half decides nothing for gradients and small numbers, which lie below its tolerance.
-    """
-    assert ours.shape == official.shape, f"{name}: {ours.shape}, official {official.shape}"
-    rule, ours, official = GOLDENS[golden], ours.detach().double(), official.double()
-    error, largest = (ours - official).abs(), official.abs().max().item()
-    limit = GEOMETRY if IS_GEOMETRY.fullmatch(f"{golden}/{name}") else NETWORK
-    worst = error.max().item()
-    passes = worst <= limit * largest  # false for nan
-    if not name.startswith("grad/") and largest >= 10 * rule.atol:
-        passes &= bool((error <= rule.atol + rule.rtol * official.abs()).all())
-    return Deviation(name, worst / largest if largest else worst, passes)
-
-
-@pytest.fixture
-def find(request) -> Find:
-    """Paths of goldens: the committed ones, and the others if the shared data is present."""
-
-    def path(file: str) -> Path:
-        committed = ROOT / "tests" / "goldens" / file
-        if committed.exists():
-            return committed
-        return request.getfixturevalue("shared") / "goldens" / file
-
-    return path
-
-
-@pytest.fixture(scope="session")
-def worst() -> Iterator[dict[str, tuple[Deviation, int]]]:
-    """The largest deviation of each golden; a table if TALK3D_GOLDEN_TABLE names a file."""
-    found: dict[str, tuple[Deviation, int]] = {}
-    yield found
-    if file := os.environ.get("TALK3D_GOLDEN_TABLE"):
-        rows = [
-            "| golden | tensors | largest error / largest magnitude | tensor |",
-            "|---|--:|--:|---|",
-        ]
-        for name, (most, count) in found.items():
-            rows.append(f"| `{name}` | {count} | {most.share:.1e} | `{most.tensor}` |")
-        Path(file).write_text("\n".join(rows) + "\n")
-
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_golden(name, find, worst):
-    golden = load_file(find(f"{name}.safetensors"))
-    results = {k for k in golden if k.startswith(("out/", "mid/", "grad/"))}
-    results -= {k for k in results if IS_LOSS_WEIGHT.fullmatch(k)}
-    found = [
-        deviation(name, tensor, ours, golden[tensor])
-        for part in GOLDENS[name].results(golden, find)
-        for tensor, ours in part.items()
-    ]
-    worst[name] = max(found, key=lambda each: each.share), len(results)
-    assert {each.tensor for each in found} == results, "compare every result of the golden"
-    assert [each for each in found if not each.passes] == []
+    compare(name, GOLDENS[name], find, worst)
 
 
 def test_no_golden_is_left_out(shared):
-    entries = json.loads((shared / "goldens" / "manifest.json").read_text())["goldens"]
-    entries = {e["name"]: e for e in entries if e["name"].startswith(("eg3d_", "sg2_"))}
-    assert set(GOLDENS) == set(entries)
-    for name, golden in GOLDENS.items():
-        tolerance = entries[name]["tol"]
-        assert (golden.atol, golden.rtol) == (tolerance["atol"], tolerance["rtol"]), name
-        assert tolerance.get("grad_rel", NETWORK) == NETWORK
-        committed = ROOT / "tests" / "goldens" / f"{name}.safetensors"
-        assert not committed.exists() or file_sha256(committed) == entries[name]["sha256"], name
+    official = {path.stem for path in (shared / "goldens").glob("*.safetensors")}
+    names = {name for name in official if name.startswith(("eg3d_", "sg2_"))}
+    check_manifest(GOLDENS, names, shared)
 
 
 @pytest.mark.parametrize(
@@ -709,4 +612,4 @@ def test_no_golden_is_left_out(shared):
 def test_the_rule_decides(golden, name, official, error, passes):
     official = torch.tensor([official, 0.0])
     ours = official - torch.tensor([error, 0.0])
-    assert deviation(golden, name, ours, official).passes == passes
+    assert deviation(golden, GOLDENS[golden], name, ours, official).passes == passes
