@@ -55,9 +55,13 @@ class GatedFeedForward(nn.Module):
         self.wide = nn.Linear(width, 8 * width)
         self.narrow = nn.Linear(4 * width, width)
 
-    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+    def gate(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n e"]:
+        """One half of the wide layer, let through by the other."""
         a, b = self.wide(x).chunk(2, dim=-1)
-        return self.narrow(a * nn.functional.gelu(b))
+        return a * nn.functional.gelu(b)
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        return self.narrow(self.gate(x))
 
 # %% ../nbs/41_attention.ipynb #3650a34e
 class PlaneTransformerBlock(nn.Module):

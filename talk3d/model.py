@@ -150,7 +150,11 @@ class Portrait(StillHead):
         self.predictor = _editor(config, self.generator.backbone.synthesis.num_ws)
         self._remembered = Remembered()
 
-    def _prepare(self, fold: bool) -> Prepared:
+    def prepare(
+        self,
+        fold: bool,  # weights too, for rendering without gradients
+    ) -> Prepared:
+        """Compute what does not change from frame to frame, now."""
         identity = up = enlarge = None
         if isinstance(self.predictor, DeltaplanePredictor):
             identity = self.predictor.encode(self.planes)
@@ -165,11 +169,11 @@ class Portrait(StillHead):
         While any part of it learns, a portrait keeps nothing.
         """
         if torch.is_grad_enabled() or any(module.training for module in self.modules()):
-            return self._prepare(fold=False)
+            return self.prepare(fold=False)
         parts = {"predictor": self.predictor, "enlarge": self.generator.superresolution}
         state = {f"{p}.{k}": v for p, part in parts.items() for k, v in part.state_dict().items()}
         state |= {"planes": self.planes, "w": self.w}
-        return self._remembered(lambda: self._prepare(fold=True), state)
+        return self._remembered(lambda: self.prepare(fold=True), state)
 
     def deltaplane(
         self, tokens: Float[Tensor, "b k t"], prepared: Prepared | None = None
