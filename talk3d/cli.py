@@ -90,16 +90,24 @@ def convert(
 @app.command()
 def benchmark(
     out: Annotated[Path, typer.Argument(help="a .json file for the record")],
-    size: Annotated[str, typer.Option(help="full: the published generator; small")] = "full",
+    part: Annotated[str, typer.Option(help="generator or portrait")] = "generator",
+    size: Annotated[str, typer.Option(help="full: the published sizes; small")] = "full",
     device: Device = "auto",
     repeats: Annotated[int, typer.Option(help="runs of each stage; the fastest counts", min=1)] = 3,
+    batch: Annotated[int, typer.Option(help="frames at a time, of a portrait", min=1)] = 1,
     compiled: Annotated[bool, typer.Option("--compile", help="bfloat16 by torch.compile")] = False,
     seed: Seed = 0,
 ) -> None:
-    """Time the generator's stages, each beside its obvious form."""
+    """Time the stages of a generator or a portrait, each beside its obvious form."""
     from talk3d.benchmark import benchmark_generator
+    from talk3d.portrait_cost import benchmark_portrait
 
-    print(benchmark_generator(out, size, device, repeats, seed, compiled))
+    if part == "generator":
+        print(benchmark_generator(out, size, device, repeats, seed, compiled))
+    elif part == "portrait":
+        print(benchmark_portrait(out, size, device, repeats, seed, batch))
+    else:
+        raise InputError(f"no part {part!r}; choose generator or portrait")
 
 # %% ../nbs/82_cli.ipynb #f8867da8
 @app.command()
