@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOCAL', 'RADIUS', 'PIVOT', 'intrinsics_from_focal', 'look_at', 'orbit', 'official_pitch', 'Camera', 'orbit_camera',
-           'Rays', 'rays_from_camera', 'crop_camera', 'box_limits', 'official_focal', 'project']
+           'Rays', 'rays_from_camera', 'crop_camera', 'box_limits', 'official_focal', 'project', 'sway']
 
 # %% ../nbs/10_camera.ipynb #b8589802
 import math
@@ -175,3 +175,14 @@ def project(
     local = (points - position) @ rotation  # b k 3, camera axes
     local = local @ camera.intrinsics.mT
     return local[..., :2] / local[..., 2:]
+
+# %% ../nbs/10_camera.ipynb #9b4f9cbe
+def sway(
+    frames: int,
+    yaw: float = 30.0,  # degrees at the sides
+    pitch: float = 20.0,  # degrees at the first frame; the release counts it in its own unit
+    period: int = 120,  # frames of one round
+) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:  # yaw and pitch, degrees
+    """Angles of a camera that sways around the front. Source: the release's rotation."""
+    turn = 2 * math.pi * torch.arange(frames) / period
+    return yaw * turn.sin(), pitch * turn.cos()

@@ -9,16 +9,14 @@ from torch import Tensor, nn
 
 from talk3d.attention import Attention, GatedFeedForward, PlaneTransformer, plane_positions
 from talk3d.audio import AudioAttNet, AudioNet, gather_context
-
-# SWAY
+from talk3d.camera import sway
 from talk3d.deltaplane import (
     LEGACY_POSITIONS,
     DeltaplaneConfig,
     DeltaplanePredictor,
     attention_maps,
 )
-
-# EV
+from talk3d.evaluate import landmark_distance, psnr
 from talk3d.official import official_names, predictor_tensors, token_tensors
 from talk3d.planes import LEGACY_AXES, PlaneBlock, roll_out
 from talk3d.tokens import Conditions, TokenConfig, TokenEncoder, encode_octaves
@@ -183,7 +181,7 @@ def t3d_predictor_tiny(golden: Tensors, find: Find) -> Results:
 
 
 def t3d_helpers(golden: Tensors, find: Find) -> Results:
-    yaw, pitch = sway(50)
+    yaw, pitch = map(torch.deg2rad, sway(50))
     yield {"out/orbit_yaw_len50": yaw[:, None], "out/orbit_pitch_len50": pitch[:, None]}
     yield {"out/psnr_m2": psnr(golden["in/a"], golden["in/b"])[None]}
     distance = landmark_distance(golden["in/lm_fake"], golden["in/lm_real"])
