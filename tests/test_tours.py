@@ -12,6 +12,7 @@ from cells import NBS, Notebook, code_cells, read_notebook
 from toys import TINY, environment
 
 TURN, LINES, COST = "tour/2_cameras", "tour/3_eg3d_in_twenty_lines", "benchmarks/eg3d"
+LIPS = "tour/4_what_moves_the_lips"
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -99,3 +100,17 @@ def test_the_benchmark_measures_the_small_generator(tmp_path):
     assert len(outputs(notebook, "image/png")) == 2
     record = json.loads((tmp_path / "work" / "benchmarks" / "eg3d_small_cpu.json").read_text())
     assert len(record["stages"]) == 5 and all(stage["seconds"] > 0 for stage in record["stages"])
+
+
+def test_what_moves_the_lips_of_a_trained_portrait(smoke, tmp_path):
+    portrait = next(smoke.glob("**/train/portrait.safetensors")).parent
+    notebook = run_tour(LIPS, tmp_path, portrait=portrait)
+    assert len(outputs(notebook, "image/png")) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["executed.ipynb"]
+
+
+def test_what_moves_the_lips_needs_a_portrait(tmp_path):
+    out = tmp_path / "executed.ipynb"
+    command = [sys.executable, "-m", "papermill", NBS / f"{LIPS}.ipynb", out, "--cwd", tmp_path]
+    told = subprocess.run(command, cwd=tmp_path, env=environment(1), text=True, capture_output=True)
+    assert told.returncode != 0 and "make one with: make reproduce" in told.stderr
