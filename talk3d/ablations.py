@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .losses import LossWeights
-from .model import Portrait, PortraitConfig
+from .model import Portrait, PortraitConfig, prepare
 
 # %% ../nbs/45_ablations.ipynb #fb2e618a
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def variant_cost(config: PortraitConfig) -> VariantCost:
         portrait = Portrait(config).eval()
         tokens = torch.empty(1, len(config.tokens.names), config.tokens.width)
     with FlopCounterMode(display=False) as once:
-        prepared = portrait.prepare(fold=False)
+        prepared = prepare(portrait, fold=False)
     with FlopCounterMode(display=False) as each:
         portrait.deltaplane(tokens, prepared)
     learned = sum(p.numel() for p in portrait.parameters() if p.requires_grad)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Attention', 'GatedFeedForward', 'PlaneTransformerBlock', 'plane_positions', 'PlaneCells', 'PlaneTransformer',
-           'ModulatedBlock', 'PlaneModulation']
+           'cross_attention_maps', 'ModulatedBlock', 'PlaneModulation']
 
 # %% ../nbs/41_attention.ipynb #2023e309
 import math
@@ -146,7 +146,7 @@ class PlaneTransformer(nn.Module):
 
     def decode(
         self,
-        cells: Float[Tensor, "b 3 n c"],  # of `encode`
+        cells: Float[Tensor, "b 3 n c"],
         planes: Float[Tensor, "b 3 c s s"],  # what was encoded, the long residual
         tokens: Float[Tensor, "b k t"],
     ) -> Float[Tensor, "b 3 c s s"]:
@@ -156,18 +156,21 @@ class PlaneTransformer(nn.Module):
             cells = block.attend_tokens(block.attend_planes(cells + self.positions), tokens)
         return planes + cells.mT.unflatten(3, planes.shape[3:])
 
-    def maps(
-        self, cells: Float[Tensor, "b 3 n c"], tokens: Float[Tensor, "b k t"]
-    ) -> Float[Tensor, "l b h m k"]:  # block, frame, head, cell (3 planes end to end), token
-        """Scores of each cross-attention; rows sum to 1."""
-        found = []
-        for i, block in enumerate(self.blocks):
-            cells = block.attend_planes(cells + self.positions) if i else cells
-            found.append(block.cross_attention.scores(block.queries(cells), tokens))
-            cells = block.attend_tokens(cells, tokens)
-        return torch.stack(found)
+# %% ../nbs/41_attention.ipynb #9e6f7e16
+def cross_attention_maps(
+    transformer: PlaneTransformer,
+    cells: Float[Tensor, "b 3 n c"],  # of its `encode`
+    tokens: Float[Tensor, "b k t"],
+) -> Float[Tensor, "l b h m k"]:  # block, frame, head, cell (3 planes end to end), token
+    """Scores of each cross-attention; rows sum to 1."""
+    found = []
+    for i, block in enumerate(transformer.blocks):
+        cells = block.attend_planes(cells + transformer.positions) if i else cells
+        found.append(block.cross_attention.scores(block.queries(cells), tokens))
+        cells = block.attend_tokens(cells, tokens)
+    return torch.stack(found)
 
-# %% ../nbs/41_attention.ipynb #6a44d83e
+# %% ../nbs/41_attention.ipynb #3b8ed5d3
 class ModulatedBlock(nn.Module):
     """A plane's group norm and convolution, scaled and shifted by the tokens."""
 
@@ -190,18 +193,18 @@ class ModulatedBlock(nn.Module):
         scale, shift = self.affine(style)[..., None, None].chunk(2, dim=1)
         return nn.functional.leaky_relu(prepared * (1 + scale) + shift)
 
-# %% ../nbs/41_attention.ipynb #2424da7f
+# %% ../nbs/41_attention.ipynb #552a7e6d
 class PlaneModulation(nn.Module):
     """Bottom of the predictor without attention: Table F.5. Source: ours, of the same depth."""
 
     def __init__(self, width: int, tokens: int, token_width: int = 64, blocks: int = 2):
         super().__init__()
-        planes = lambda: [ModulatedBlock(width, tokens * token_width) for _ in range(3)]  # noqa: E731
-        self.blocks = nn.ModuleList(nn.ModuleList(planes()) for _ in range(blocks))
+        block = lambda: [ModulatedBlock(width, tokens * token_width) for _ in range(3)]  # noqa: E731
+        self.blocks = nn.ModuleList(nn.ModuleList(block()) for _ in range(blocks))
 
     def encode(self, planes: Float[Tensor, "b 3 c s s"]) -> Float[Tensor, "b 3 c s s"]:
         """The first convolution of each plane."""
-        return torch.stack([f.prepare(planes[:, p]) for p, f in enumerate(self.blocks[0])], dim=1)
+        return torch.stack([f.prepare(planes[:, p]) for p, f in enumerate(self.blocks[0])], 1)
 
     def decode(
         self,
@@ -210,10 +213,10 @@ class PlaneModulation(nn.Module):
         tokens: Float[Tensor, "b k t"],
     ) -> Float[Tensor, "b 3 c s s"]:
         """Planes that have heard the tokens."""
-        style, out = tokens.flatten(1), []
-        for p in range(3):
-            x = planes[:, p] + self.blocks[0][p].change(prepared[:, p], style)
-            for block in self.blocks[1:]:
-                x = x + block[p].change(block[p].prepare(x), style)
-            out.append(x)
+        style, out = tokens.flatten(1), planes.unbind(1)
+        for i, block in enumerate(self.blocks):
+            ready = (
+                [f.prepare(x) for f, x in zip(block, out, strict=True)] if i else prepared.unbind(1)
+            )
+            out = [x + f.change(y, style) for x, y, f in zip(out, ready, block, strict=True)]
         return torch.stack(out, dim=1)

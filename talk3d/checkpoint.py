@@ -116,7 +116,10 @@ def check_conventions(
             )
 
 # %% ../nbs/22_checkpoint.ipynb #4316a01a
-LAYOUTS = ("talk3d", "gfpgan", "wav2lip", "lipsync_expert", "syncnet", "bisenet", "arcface")
+LAYOUTS = (
+    *("talk3d", "gfpgan", "wav2lip", "lipsync_expert", "syncnet"),
+    *("bisenet", "arcface", "curricularface"),
+)
 
 
 def read_layout(

@@ -14,7 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .attention import PlaneModulation, PlaneTransformer, plane_positions
+from talk3d.attention import (
+    PlaneModulation,
+    PlaneTransformer,
+    cross_attention_maps,
+    plane_positions,
+)
 from .planes import FoldedBlock, PlaneBlock, rollout_axes
 from .triplane import PLANE_AXES
 
@@ -75,29 +80,37 @@ def _bottleneck(
     return PlaneTransformer(positions, token_width, config.heads, config.blocks)
 
 # %% ../nbs/42_deltaplane.ipynb #de7897b0
+def _steps(config: DeltaplaneConfig, resample: str) -> nn.ModuleList:
+    """The three blocks of the path down or up."""
+    widths = (config.channels, *config.widths)
+    pairs = list(zip(widths, widths[1:], strict=False))
+    if resample == "up":
+        pairs = [(o, i) for i, o in reversed(pairs)]
+    axes = rollout_axes(config.rollout, config.axes)
+    return nn.ModuleList(PlaneBlock(i, o, resample, axes, config.split) for i, o in pairs)
+
+
+def _head(config: DeltaplaneConfig) -> nn.Module:
+    c, groups = 3 * config.channels, 3 if config.split else 1
+    return nn.Conv2d(c, c, 1, groups=groups) if config.linear_head else nn.Identity()
+
+# %% ../nbs/42_deltaplane.ipynb #0afb42cf
 class DeltaplanePredictor(nn.Module):
     """Identity triplane and tokens to a deltaplane. Source: appendix B.4 and the release."""
 
     def __init__(self, config: DeltaplaneConfig, tokens: int = 5, token_width: int = 64):
         super().__init__()
-        c, (a, b, d), split = config.channels, config.widths, config.split
-        pairs = rollout_axes(config.rollout, config.axes)
-        down, up = ((c, a), (a, b), (b, d)), ((d, b), (b, a), (a, c))
-        self.down = nn.ModuleList(PlaneBlock(i, o, "down", pairs, split) for i, o in down)
-        self.up = nn.ModuleList(PlaneBlock(i, o, "up", pairs, split) for i, o in up)
+        self.down, self.up = _steps(config, "down"), _steps(config, "up")
         self.bottleneck = _bottleneck(config, tokens, token_width)
-        groups = 3 if split else 1
-        linear = config.linear_head
-        self.head = nn.Conv2d(3 * c, 3 * c, 1, groups=groups) if linear else nn.Identity()
-        last = self.head if linear else self.up[2].conv1.conv
+        self.head = _head(config)
+        last = self.head if config.linear_head else self.up[2].conv1.conv
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
     def encode(self, planes: Float[Tensor, "b 3 c h w"]) -> EncodedIdentity:
         """All that the tokens do not touch: compute it once per identity."""
         first = self.down[0](planes)
-        second = self.down[1](first)
-        bottom = self.down[2](second)
+        bottom = self.down[2](second := self.down[1](first))
         return EncodedIdentity(self.bottleneck.encode(bottom), bottom, (first, second))
 
     def decode(
@@ -109,8 +122,8 @@ class DeltaplanePredictor(nn.Module):
         """The deltaplane of each frame."""
         first, second, third = self.up if up is None else up
         x = self.bottleneck.decode(identity.prepared, identity.bottom, tokens)
-        x = second(first(x) + identity.skips[1]) + identity.skips[0]
-        return self.head(third(x).flatten(1, 2)).unflatten(1, (3, -1))
+        x = third(second(first(x) + identity.skips[1]) + identity.skips[0])
+        return self.head(x.flatten(1, 2)).unflatten(1, (3, -1))
 
     def folded_up(self) -> UpPath:
         """The up path of eval mode, folded for `decode`."""
@@ -123,12 +136,12 @@ class DeltaplanePredictor(nn.Module):
     ) -> Float[Tensor, "b 3 c h w"]:
         return self.decode(self.encode(planes).expand(len(tokens)), tokens)
 
-# %% ../nbs/42_deltaplane.ipynb #c878fd63
+# %% ../nbs/42_deltaplane.ipynb #c07eb49d
 SMALL_DELTAPLANE = DeltaplaneConfig(
     plane_size=64, channels=12, widths=(16, 24, 48), linear_head=True
 )
 
-# %% ../nbs/42_deltaplane.ipynb #007c2376
+# %% ../nbs/42_deltaplane.ipynb #78da5f3c
 def attention_maps(
     predictor: DeltaplanePredictor,
     identity: EncodedIdentity,
@@ -140,4 +153,4 @@ def attention_maps(
     """
     if not isinstance(predictor.bottleneck, PlaneTransformer):
         raise ValueError("this predictor has no attention; give one with bottleneck='attention'")
-    return predictor.bottleneck.maps(identity.expand(len(tokens)).prepared, tokens)
+    return cross_attention_maps(predictor.bottleneck, identity.expand(len(tokens)).prepared, tokens)

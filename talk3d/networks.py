@@ -76,7 +76,7 @@ def load_network(
     published = NETWORKS[kind]
     if path is None and published.asset is None:
         raise InputError(f"{kind} has no usual place; give the path of its file")
-    path = Path(asset_path(published.asset) if path is None else path)
+    path = Path(asset_path(published.asset or kind) if path is None else path)
     checkpoint = _read(path, kind)
     network = published.network(_sizes(checkpoint.meta, published.config, path))
     load_strict(network, checkpoint.tensors, path)

@@ -108,6 +108,22 @@ def token_tensors(
     return tensors | {"null": official["null_vector"][0]}
 
 # %% ../nbs/46_official.ipynb #6a86a599
+def _predictor_sizes(tensors: dict[str, Tensor], axes: str) -> DeltaplaneConfig:
+    start = "deltaplane_predictor."
+    a, b, d = (len(tensors[f"{start}Downnet.Downnet{i}_xy.conv0.bias"]) for i in (1, 2, 3))
+    cells = tensors[f"{start}transformer.0.pos_emb"].shape[1]
+    blocks = {k.split(".")[4] for k in tensors if k.startswith(f"{start}{_TRANSFORMER}")}
+    return DeltaplaneConfig(
+        plane_size=8 * math.isqrt(cells),
+        channels=tensors[f"{start}Downnet.Downnet1_xy.conv0.weight"].shape[1] // 3,
+        widths=(a, b, d),
+        heads=max(1, d // 64),
+        blocks=len(blocks),
+        axes=axes,
+        rollout="legacy",
+    )
+
+# %% ../nbs/46_official.ipynb #ad9c3074
 def official_config(
     tensors: dict[str, Tensor],  # of a Talk3D checkpoint, official names
     generator: Generator,  # whose planes it edits
@@ -116,35 +132,23 @@ def official_config(
 
     Raises `InputError` where the generator's planes have other sizes.
     """
-    start = "deltaplane_predictor."
-    a, b, d = (len(tensors[f"{start}Downnet.Downnet{i}_xy.conv0.bias"]) for i in (1, 2, 3))
-    cells = tensors[f"{start}transformer.0.pos_emb"].shape[1]
-    blocks = {k.split(".")[4] for k in tensors if k.startswith(f"{start}{_TRANSFORMER}")}
-    deltaplane = DeltaplaneConfig(
-        plane_size=8 * math.isqrt(cells),
-        channels=tensors[f"{start}Downnet.Downnet1_xy.conv0.weight"].shape[1] // 3,
-        widths=(a, b, d),
-        heads=max(1, d // 64),
-        blocks=len(blocks),
-        axes=generator.config.render.axes,
-        rollout="legacy",
-    )
     channels = tensors["audio_net.encoder_conv.0.weight"].shape[1]
     tokens = TokenConfig(
         width=tensors["null_vector"].shape[-1], audio_channels=channels, angle="legacy"
     )
+    deltaplane = _predictor_sizes(tensors, generator.config.render.axes)
     try:
         return PortraitConfig(generator.config, deltaplane, tokens)
     except ValueError as error:
         told = "use the generator it was trained with"
         raise InputError(f"the checkpoint and the generator differ: {error}; {told}") from error
 
-# %% ../nbs/46_official.ipynb #1acdbff4
+# %% ../nbs/46_official.ipynb #5ee4700b
 def _tuned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     start = "superresolution."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
-
+# %% ../nbs/46_official.ipynb #d838b135
 @torch.no_grad()
 def portrait_from_official(
     tensors: dict[str, Tensor],  # of a Talk3D checkpoint, official names
@@ -170,7 +174,7 @@ def portrait_from_official(
     portrait.planes.copy_(generator.paint(generator.spread(w)))
     return portrait.eval()
 
-# %% ../nbs/46_official.ipynb #5ee4700b
+# %% ../nbs/46_official.ipynb #308fa048
 def restorer_from_official(
     tensors: dict[str, Tensor],  # of a Talk3D checkpoint of the second stage, official names
     config: RestorerConfig,  # its sizes: those of GFPGAN v1.3 are the default ones

@@ -147,12 +147,11 @@ class PlaneConv(nn.Module):
         split: bool = True,  # separate weights for each plane
     ):
         super().__init__()
-        told = inputs if pairs is None else 3 * inputs
-        self.conv = nn.Conv2d(3 * told, 3 * outputs, 3, padding=1, groups=3 if split else 1)
+        told = 3 * inputs * (1 if pairs is None else 3)
+        self.conv = nn.Conv2d(told, 3 * outputs, 3, padding=1, groups=3 if split else 1)
         self.norm = nn.BatchNorm2d(3 * outputs)
-        self.pairs = pairs
-        one_axis = pairs is not None and len({frozenset(pair) for pair in pairs}) == 3
-        self.shortcut = pairs if split and one_axis else None  # for `conv_rolled`
+        one_axis = len({frozenset(pair) for pair in pairs or ()}) == 3
+        self.pairs, self.shortcut = pairs, pairs if split and one_axis else None  # `conv_rolled`
 
     def forward(self, planes: Float[Tensor, "b 3 i h w"]) -> Float[Tensor, "b 3 o h w"]:
         if self.shortcut is not None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from .audio import FEATURE_RATE, log_mel, unfold_windows
 from .checkpoint import load_checkpoint, save_checkpoint
 from .core import InputError, file_sha256, progress, write_json
-from .dataset import Drive
+from .dataset import Drive, on_device
 from .eg3d import Picture
 from .media import Clip, fit_audio, to_uint8, write_clip
 from .model import Portrait, portrait_checkpoint, portrait_from_checkpoint
@@ -116,10 +116,11 @@ def stream(
     batch: int = 4,
 ) -> Iterator[Picture]:  # of up to `batch` frames each
     """Render frames as they are asked for."""
-    identity = portrait.encode()
+    identity, device = portrait.encode(), portrait.planes.device
     wanted = torch.arange(len(drive)) if frames is None else frames
     for index in wanted.split(batch):
-        yield portrait(drive.conditions(index), drive.cameras(index), identity=identity)
+        conditions = on_device(drive.conditions(index), device)
+        yield portrait(conditions, on_device(drive.cameras(index), device), identity=identity)
 
 
 def render_frames(

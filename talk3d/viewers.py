@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Look', 'NEAR', 'FAR', 'YAW_LIMIT', 'PITCH_LIMIT', 'puppet_look', 'depth_colours', 'depth_legend', 'png_bytes',
-           'contact_sheet', 'beside', 'portrait_look', 'find_portrait', 'OrbitViewer']
+           'contact_sheet', 'beside', 'portrait_look', 'find_portrait', 'OrbitViewer', 'mixed_tokens', 'token_slider']
 
 # %% ../nbs/80_viewers.ipynb #ffb5f162
 from collections.abc import Callable, Iterator
@@ -16,9 +16,10 @@ import cv2
 import ipywidgets as widgets
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
 
-from .camera import FOCAL, orbit_camera
+from .camera import FOCAL, Camera, orbit_camera
 from .core import InputError
 from .dataset import Drive
 from .media import FPS, to_uint8
@@ -239,3 +240,34 @@ class OrbitViewer(widgets.VBox):
             self.drawn = view
             drawn = f"drawn in {self.milliseconds:.0f} ms"
             self.status.value = f"{view[0] / FPS:.2f} s of speech, {drawn}"
+
+# %% ../nbs/80_viewers.ipynb #97518203
+def mixed_tokens(
+    tokens: Float[Tensor, "2 k d"],  # of two moments
+    place: int,  # which token is mixed
+    share: float,  # 0 the second moment's, 1 the first moment's own
+) -> Float[Tensor, "1 k d"]:
+    """The first moment with one token between both."""
+    mixed = tokens[:1].clone()
+    mixed[:, place] = share * tokens[:1, place] + (1 - share) * tokens[1:, place]
+    return mixed
+
+# %% ../nbs/80_viewers.ipynb #aca8c02d
+def token_slider(
+    portrait: Portrait,
+    tokens: Float[Tensor, "2 k d"],  # of two moments
+    camera: Camera,  # of the first
+    place: int,  # which token the slider mixes
+) -> widgets.VBox:
+    """A picture and a slider for one token, from the second moment to the first and beyond."""
+    image = widgets.Image(format="png", width=260)
+    slider = widgets.FloatSlider(value=1.0, min=-0.5, max=1.5, step=0.1, description="share")
+
+    def draw(change: object = None) -> None:
+        with torch.no_grad():
+            delta = portrait.deltaplane(mixed_tokens(tokens, place, slider.value))
+            image.value = png_bytes(to_uint8(portrait.look(delta, camera).rgb)[0])
+
+    slider.observe(draw, "value")
+    draw()
+    return widgets.VBox([slider, image])

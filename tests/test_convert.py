@@ -3,6 +3,7 @@
 import json
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from tiny import TINY as OFFICIAL_TINY
 from tiny import camera_of, parameters
 from toys import is_one_sentence
 
-from talk3d.checkpoint import LAYOUTS, load_checkpoint, read_layout
+from talk3d.checkpoint import LAYOUTS, load_checkpoint, load_strict, read_layout
 from talk3d.containers import read_pickle, read_pickle_file
 from talk3d.convert import convert_file, load_generator
 from talk3d.core import InputError, file_sha256
 from talk3d.eg3d import SR_VARIANTS, Generator, GeneratorConfig
+from talk3d.identity import IR_101, IR_SE50, FaceEmbedder
+from talk3d.parsing import FaceParser
+from talk3d.restorer import Restorer
 from talk3d.triplane import RenderConfig
 from talk3d.volume import RecordedDraws
 
@@ -191,6 +195,46 @@ def test_a_published_network_comes_back_whole(tmp_path, name):
     same(load_checkpoint(tmp_path / "x.safetensors", name).tensors, of_layout(read_layout(name)))
     for file in tmp_path.iterdir():  # up to 170 MB each
         file.unlink()
+
+
+FACES = {
+    "gfpgan": Restorer,
+    "bisenet": FaceParser,
+    "arcface": partial(FaceEmbedder, IR_SE50),
+    "curricularface": partial(FaceEmbedder, IR_101),
+}
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_a_face_network_loads_what_was_converted(tmp_path, name):
+    """Strictly, and from a file without counters; the two identity networks share most names."""
+    tensors = of_layout(read_layout(name), seed=1)
+    kept = {key: value for key, value in tensors.items() if "num_batches" not in key}
+    path = write(tmp_path / "x.pth", {"params_ema": kept} if name == "gfpgan" else kept)
+    report = convert_file(path, tmp_path / "x.safetensors")
+    path.unlink()  # up to 170 MB
+    assert f"holds              {name}: " in report
+    found = load_checkpoint(tmp_path / "x.safetensors", name).tensors
+    (tmp_path / "x.safetensors").unlink()
+    network = FACES[name]()
+    load_strict(network, found, path)
+    same({key: network.state_dict()[key].half() for key in kept}, kept)
+    other = FaceParser() if name != "bisenet" else FaceEmbedder()
+    with pytest.raises(InputError, match="does not fit"):
+        load_strict(other, found, path)
+
+
+def test_the_identity_networks_are_not_taken_for_each_other(tmp_path):
+    """A file of one with the name of the other would load neither: depth and gates decide."""
+    layouts = {name: read_layout(name) for name in ("arcface", "curricularface")}
+    shared = set(layouts["arcface"]) & set(layouts["curricularface"])
+    assert len(shared) > len(layouts["arcface"]) * 0.8
+    for name, layout in layouts.items():
+        small = {key: torch.ones(()) for key in layout}  # what it is, its names alone tell
+        told = refused(write(tmp_path / "x.pth", small), tmp_path / "x.safetensors")
+        shape = tuple(layout["input_layer.0.weight"])
+        assert f"input_layer.0.weight is () instead of {shape}" in told, name
+        assert "missing" not in told and "surplus" not in told
 
 
 def test_counters_of_batch_norm_may_be_absent(tmp_path):

@@ -7,7 +7,13 @@ from golden import Find, Golden, Results, Tensors, check_manifest, compare
 from tiny import parameters
 from torch import Tensor, nn
 
-from talk3d.attention import Attention, GatedFeedForward, PlaneTransformer, plane_positions
+from talk3d.attention import (
+    Attention,
+    GatedFeedForward,
+    PlaneTransformer,
+    cross_attention_maps,
+    plane_positions,
+)
 from talk3d.audio import AudioAttNet, AudioNet, gather_context
 from talk3d.camera import sway
 from talk3d.deltaplane import (
@@ -73,7 +79,7 @@ def t3d_transformer(golden: Tensors, find: Find) -> Results:
     planes = planes_of(golden["in/h"])
     cells = transformer.encode(planes)
     yield {"out/tr": stacked(transformer.decode(cells, planes, tokens))}
-    yield {"out/tr_maps": transformer.maps(cells, tokens)}
+    yield {"out/tr_maps": cross_attention_maps(transformer, cells, tokens)}
 
 
 def t3d_eps(golden: Tensors, find: Find) -> Results:

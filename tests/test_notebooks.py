@@ -66,6 +66,10 @@ LONG_CELLS: dict[tuple[str, str], str] = {
         "DeltaplanePredictor",
     ): "the U-Net on one page: its parts, and the two halves of its pass over them",
     ("model", "Portrait"): "three calls of one to two lines; annotated signatures are the rest",
+    ("tokens", "TokenEncoder"): "one encoder for each condition, and the sequence they make",
+    ("attention", "PlaneTransformer"): "the two halves of one pass, which a reader compares",
+    ("attention", "PlaneModulation"): "the two halves of one pass, as in the transformer",
+    ("restorer", "PictureDecoder"): "a published network: its layers and the loop over them",
     ("train", "train"): "the training loop, which a reader takes in whole, in one cell",
     ("pipeline", "imports"): "the stages join nearly all modules below; no code but imports",
     ("cli", "reproduce"): "one command: its options, a line each, are its documentation",
@@ -76,6 +80,8 @@ CELL_COUNTS: dict[str, str] = {
     "puppet": "one head from formula to picture: field, tracing and colour share private helpers; "
     "to be split when the puppet grows",
     "profiles": "a table of numbers and one function that looks them up: nothing to derive",
+    "networks": "a table of networks and one door for their files: nothing to derive",
+    "ablations": "a table of rows and what they cost; what is switched is explained below it",
 }
 
 

@@ -14,6 +14,7 @@ import torch
 from cells import ROOT
 
 from talk3d.camera import orbit_camera, project
+from talk3d.dataset import Sampling
 from talk3d.media import FPS, RATE, Clip
 from talk3d.profiles import SMOKE
 from talk3d.puppet import Puppet, PuppetIdentity, neutral_motion
@@ -73,7 +74,7 @@ TINY = replace(
         deltaplane=replace(SMOKE.portrait.deltaplane, plane_size=16, channels=4, widths=(8, 8, 8)),
     ),
     personalize=replace(SMOKE.personalize, distil_steps=4, steps=4, batch=2, points=500),
-    train=replace(SMOKE.train, steps=60, batch=2, save_seconds=0.0),
+    train=replace(SMOKE.train, steps=60, sampling=Sampling(windows=1), save_seconds=0.0),
 )
 
 # The command line, where the word "smoke" means the profile above.
