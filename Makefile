@@ -40,8 +40,9 @@ $(READY): pyproject.toml constraints.txt
 reproduce: $(READY)  ## redraw the figures and tables of the appendix from the embedded world
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile smoke --cores $(CORES)
 
-benchmark: $(READY)  ## time the generator at full size and keep the record in figures/benchmarks
+benchmark: $(READY)  ## time generator and portrait at full size; records in figures/benchmarks
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d benchmark figures/benchmarks/eg3d_full_cpu.json --device cpu
+	PATH="$(BIN):$$PATH" $(BIN)/talk3d benchmark figures/benchmarks/portrait_full_cpu.json --part portrait --device cpu
 
 test: lint notebooks  ## run every definition notebook and the tests (no browser, no wheel)
 	$(BIN)/python -m pytest -rs -m "not browser and not install"
