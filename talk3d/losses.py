@@ -143,7 +143,7 @@ class LossWeights:
     lpips: float = 1.0  # on both, summed over the batch
     identity: float = 1.0
     mouth: float = 15.0  # squared error in the mouth's mask, raw picture
-    mouth_lpips: float = 15.0  # raw picture, black outside the mask, summed over the batch
+    mouth_lpips: float = 15.0  # raw picture, grey outside the mask, summed over the batch
     sync: float = 0.01
     sync_from: int = 57_162  # first step with sync: 21 epochs of 2,722 steps, 6,000 frames
     mouth_l1: float = 0.0  # not in the paper: absolute error in the mask, raw and enlarged

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL_PORTRAIT', 'PortraitConfig', 'StillHead', 'Remembered', 'LatentEditor', 'Prepared', 'prepare', 'Portrait',
-           'portrait_checkpoint', 'portrait_from_checkpoint']
+           'restored', 'portrait_checkpoint', 'portrait_from_checkpoint']
 
 # %% ../nbs/43_model.ipynb #8ff40f3e
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from talk3d.deltaplane import (
     UpPath,
 )
 from .eg3d import SMALL, FoldedSuperResolution, Generator, GeneratorConfig, Picture
+from .restorer import Restorer, restore
 from .tokens import Conditions, TokenConfig, TokenEncoder
 from .volume import Draws
 
@@ -198,7 +199,21 @@ class Portrait(StillHead):
         delta = self.deltaplane(self.tokens(conditions), prepared)
         return self.look(delta, camera, draws, prepared.enlarge)
 
-# %% ../nbs/43_model.ipynb #9be94a41
+# %% ../nbs/43_model.ipynb #6384301b
+def restored(
+    portrait: Portrait,
+    restorer: Restorer,  # in eval mode
+    conditions: Conditions,
+    camera: Camera,
+    identity: Prepared | None = None,  # from `Portrait.encode`
+) -> Picture:
+    """Pictures of a batch of frames, enlarged by a restorer; noise fixed, so nothing flickers."""
+    delta = portrait.deltaplane(portrait.tokens(conditions), identity)
+    features, depth = portrait.generator.features(portrait.planes + delta, camera)
+    raw = features[:, :3]
+    return Picture(restore(restorer, raw), raw, depth)
+
+# %% ../nbs/43_model.ipynb #a7551f9a
 def portrait_checkpoint(portrait: Portrait, **extra: Any) -> Checkpoint:
     """All of a portrait as tensors and JSON; `extra` is stored beside them."""
     meta = {
@@ -209,7 +224,7 @@ def portrait_checkpoint(portrait: Portrait, **extra: Any) -> Checkpoint:
     }
     return Checkpoint(dict(portrait.state_dict()), meta)
 
-# %% ../nbs/43_model.ipynb #9002583f
+# %% ../nbs/43_model.ipynb #69f6340e
 def portrait_from_checkpoint(
     checkpoint: Checkpoint,
     source: str = "the portrait",  # named in errors
