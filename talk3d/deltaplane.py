@@ -10,7 +10,6 @@ __all__ = ['UpPath', 'LEGACY_POSITIONS', 'SMALL_DELTAPLANE', 'DeltaplaneConfig',
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
