@@ -194,14 +194,18 @@ def _conv(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
 class AudioNet(nn.Module):
     """One window to one vector. Source: AD-NeRF, as Talk3D uses it."""
 
-    def __init__(self, channels: int = 44, width: int = 64):
+    def __init__(
+        self,
+        channels: int = 44,  # of the recogniser
+        width: int = 64,  # of the vector
+        inner: tuple[int, int, int, int] = (32, 32, 64, 64),  # after each halving
+    ):
         super().__init__()
-        widths = [channels, 32, 32, 64, 64]
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs, last = zip((channels, *inner), inner, strict=False), inner[-1]
         layers = [layer for i, o in pairs for layer in _conv(i, o, 2)]
         self.encoder_conv = nn.Sequential(*layers)
         self.encoder_fc1 = nn.Sequential(
-            nn.Linear(64, 64), nn.LeakyReLU(0.02), nn.Linear(64, width)
+            nn.Linear(last, last), nn.LeakyReLU(0.02), nn.Linear(last, width)
         )
 
     def forward(self, windows: Float[Tensor, "n c 16"]) -> Float[Tensor, "n d"]:

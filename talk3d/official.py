@@ -132,9 +132,13 @@ def official_config(
 
     Raises `InputError` where the generator's planes have other sizes.
     """
-    channels = tensors["audio_net.encoder_conv.0.weight"].shape[1]
+    inner = [tensors[f"audio_net.encoder_conv.{i}.weight"] for i in (0, 2, 4, 6)]
+    a, b, c, d = (len(weight) for weight in inner)
     tokens = TokenConfig(
-        width=tensors["null_vector"].shape[-1], audio_channels=channels, angle="legacy"
+        width=tensors["null_vector"].shape[-1],
+        audio_channels=inner[0].shape[1],
+        audio_widths=(a, b, c, d),
+        angle="legacy",
     )
     deltaplane = _predictor_sizes(tensors, generator.config.render.axes)
     try:

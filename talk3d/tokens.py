@@ -61,6 +61,7 @@ class TokenConfig:
     names: tuple[str, ...] = TOKENS  # appendix B.3; any part of them, in this order
     width: int = 64  # appendix B.3
     audio_channels: int = 44  # letters of the recogniser: wav2vec2 as in RAD-NeRF
+    audio_widths: tuple[int, int, int, int] = (32, 32, 64, 64)  # not in the paper: the release
     angle: str = "radians"  # or legacy: what the release computes, see `legacy_head_pose`
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class TokenEncoder(nn.Module):
         super().__init__()
         self.names, width = config.names, config.width
         if "audio" in self.names:
-            self.audio_net = AudioNet(config.audio_channels, width)
+            self.audio_net = AudioNet(config.audio_channels, width, config.audio_widths)
             self.audio_att_net = AudioAttNet(width)
         octaves = {"eye": (1, 16), "angle": (3, 10), "landmark": (6, 6)}  # numbers, frequencies
         self.octaves = {name: octaves[name] for name in self.names if name in octaves}
