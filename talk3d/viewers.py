@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .camera import FOCAL, Camera, orbit_camera
 from .core import InputError
-from .dataset import Drive
+from .dataset import Drive, on_device
 from .media import FPS, to_uint8
 from .model import Portrait
 from .puppet import Puppet, PuppetIdentity, PuppetMotion
@@ -137,11 +137,10 @@ def portrait_look(
     def look(frame: int, yaw: float, pitch: float):
         if frame not in kept:
             kept.clear()
-            heard = drive.conditions(torch.tensor([frame]))
-            on_device = type(heard)(*(x.to(device) for x in vars(heard).values()))
-            kept[frame] = portrait.deltaplane(portrait.tokens(on_device), identity)
+            heard = on_device(drive.conditions(torch.tensor([frame])), device)
+            kept[frame] = portrait.deltaplane(portrait.tokens(heard), identity)
         camera = orbit_camera(torch.tensor([yaw]), torch.tensor([pitch])).to(device)
-        seen = portrait.look(kept[frame], camera)
+        seen = portrait.look(kept[frame], camera, enlarge=identity.enlarge)
         return to_uint8(seen.rgb)[0], seen.depth[0].float().cpu().numpy()
 
     return look
@@ -265,8 +264,10 @@ def token_slider(
 
     def draw(change: object = None) -> None:
         with torch.no_grad():
-            delta = portrait.deltaplane(mixed_tokens(tokens, place, slider.value))
-            image.value = png_bytes(to_uint8(portrait.look(delta, camera).rgb)[0])
+            known = portrait.encode()
+            delta = portrait.deltaplane(mixed_tokens(tokens, place, slider.value), known)
+            seen = portrait.look(delta, camera, enlarge=known.enlarge)
+            image.value = png_bytes(to_uint8(seen.rgb)[0])
 
     slider.observe(draw, "value")
     draw()
