@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 # %% ../nbs/10_camera.ipynb #d0d0b698
-FOCAL = 3.6  # image widths; SPEC of the paper's crop "slightly wider" than EG3D's 4.2647
+FOCAL = 3.6  # image widths, of the release: "slightly wider" (the paper) than EG3D's 4.2647
 RADIUS = 2.7  # distance of the camera from the origin, world units
 PIVOT = (0.0, 0.05, 0.2)  # the point every camera looks at
 

@@ -38,7 +38,7 @@ def landmark_token(
     landmarks: Float[np.ndarray, "t 68 2"],  # pixels of the raw frame
     width: int,  # of the raw frame
 ) -> Float[np.ndarray, "t 3 2"]:  # points 30, 45, 36; about [-1, 1]
-    """The landmark token's input. Source: SPEC 5.5."""
+    """The landmark token's input. Source: the release."""
     return 2 * landmarks[:, [30, 45, 36]] / width - 1
 
 # %% ../nbs/23_faces.ipynb #932832a9

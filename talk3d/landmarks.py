@@ -32,7 +32,7 @@ TEMPLATE = {k: (0.0005 * x, 0.0005 * y, 0.2 + 0.0005 * z) for k, (x, y, z) in _U
 # %% ../nbs/16_landmarks.ipynb #b26ba81c
 def smooth(
     values: Float[np.ndarray, "t ..."],  # one row per frame
-    sigma: float = 2.0,  # frames, SPEC of the released preprocessing; 0 leaves all as it is
+    sigma: float = 2.0,  # frames, as in the released preprocessing; 0 leaves all as it is
 ) -> Float[np.ndarray, "t ..."]:
     """Temporal Gaussian; floats stay floats."""
     return gaussian_filter1d(values, sigma, axis=0, mode="nearest") if sigma > 0 else values
@@ -42,7 +42,7 @@ def similarity(
     source: Float[np.ndarray, "k 2"],
     target: Float[np.ndarray, "k 2"],
 ) -> Float[np.ndarray, "2 3"]:  # target is about [:, :2] @ source + [:, 2]
-    """Procrustes: rotation, uniform scale and translation. Source: SPEC of the released crop."""
+    """Procrustes: rotation, uniform scale and translation. Source: the released crop."""
     p, q = source - source.mean(axis=0), target - target.mean(axis=0)
     u, _, vt = np.linalg.svd(p.T @ q)
     linear = q.std() / p.std() * (u @ vt).T
@@ -70,7 +70,7 @@ def ffhq_quad(
     landmarks: Float[np.ndarray, "68 2"],  # pixels
     scale: float = 1.0,  # of the square
 ) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
-    """Centre and half axes of the square: corners are centre +- x +- y. Source: SPEC 15."""
+    """Centre and half axes of the square: corners are centre +- x +- y. Source: FFHQ's alignment."""
     eyes = landmarks[36:42].mean(axis=0), landmarks[42:48].mean(axis=0)
     middle, e = (eyes[0] + eyes[1]) / 2, eyes[1] - eyes[0]
     m = (landmarks[48] + landmarks[54]) / 2 - middle
@@ -128,7 +128,7 @@ def head_pose(
 ) -> Float[np.ndarray, "t 3"]:  # pitch, yaw, roll, radians
     """How the head is turned towards the raw camera: the angle token's input.
 
-    Source: SPEC 5.4, in pixels and radians.
+    Source: the release's six-point solver, here in pixels and radians.
     """
     width, height = size
     focal = width / 2 / math.tan(math.radians(30))
@@ -146,7 +146,7 @@ def legacy_head_pose(
 ) -> Float[np.ndarray, "t 3"]:  # "pitch, yaw, roll", degrees
     """What the released code takes for the head's angles: for its own weights only.
 
-    Source: SPEC 5.4; the numbers are those of OpenCV 5.0.0.
+    Source: the release; the numbers are those of OpenCV 5.0.0.
     """
     width, height = size
     focal = width / 2 / math.tan(math.radians(30))

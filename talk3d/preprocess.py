@@ -152,7 +152,7 @@ def track_from_frames(
     frame_size: tuple[int, int],  # width and height of the frames
     config: PreprocessConfig,
 ) -> FaceTrack:
-    """Crop and measure a video. Source: SPEC 1.1, steps 5 to 10, without its defects."""
+    """Crop and measure a video. Source: the release's preprocessing, without its defects."""
     calm = smooth(landmarks, config.smoothing)
     reference = reference_points(config.size)
     matrices = np.stack([similarity(p[list(SIX)], reference) for p in calm])
