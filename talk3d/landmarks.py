@@ -70,7 +70,7 @@ def ffhq_quad(
     landmarks: Float[np.ndarray, "68 2"],  # pixels
     scale: float = 1.0,  # of the square
 ) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
-    """Centre and half axes of the square: corners are centre +- x +- y. Source: FFHQ's alignment."""
+    """Centre and half axes of a square, corners centre +- x +- y. Source: FFHQ's alignment."""
     eyes = landmarks[36:42].mean(axis=0), landmarks[42:48].mean(axis=0)
     middle, e = (eyes[0] + eyes[1]) / 2, eyes[1] - eyes[0]
     m = (landmarks[48] + landmarks[54]) / 2 - middle
