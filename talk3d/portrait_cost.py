@@ -10,17 +10,23 @@ __all__ = ['Stage', 'PORTRAIT_SIZES', 'obvious', 'Moment', 'random_portrait', 'r
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .benchmark import StageCost, format_stages, measure_limits, measure_stage
+# %% ../nbs/67_portrait_cost.ipynb #73d08959
+from talk3d.benchmark import (
+    StageCost,
+    config_of_size,
+    keep_record,
+    measure_limits,
+    measure_stage,
+)
 from .camera import Camera, orbit_camera, rays_from_camera
-from .core import InputError, progress, resolve_device, write_json
+from .core import progress, resolve_device
 from .deltaplane import DeltaplanePredictor
 from .eg3d import FoldedSuperResolution
 from .model import SMALL_PORTRAIT, Portrait, PortraitConfig, Prepared
@@ -29,7 +35,7 @@ from .provenance import provenance
 from .tokens import Conditions
 from .triplane import render_plain
 
-# %% ../nbs/67_portrait_cost.ipynb #0a7ddaf5
+# %% ../nbs/67_portrait_cost.ipynb #1b0386d7
 def obvious(predictor: DeltaplanePredictor) -> DeltaplanePredictor:
     """A copy that rolls its planes out by copying, whatever that costs."""
     twin = copy.deepcopy(predictor)
@@ -38,7 +44,7 @@ def obvious(predictor: DeltaplanePredictor) -> DeltaplanePredictor:
             module.shortcut = None
     return twin
 
-# %% ../nbs/67_portrait_cost.ipynb #6407f79f
+# %% ../nbs/67_portrait_cost.ipynb #5db040ea
 @dataclass(frozen=True)
 class Moment:
     """A portrait and what it is to show."""
@@ -62,7 +68,7 @@ def random_portrait(config: PortraitConfig, seed: int = 0) -> Portrait:
     portrait.w.normal_()
     return portrait
 
-# %% ../nbs/67_portrait_cost.ipynb #5db040ea
+# %% ../nbs/67_portrait_cost.ipynb #3dbed1b7
 def random_moment(
     config: PortraitConfig, batch: int = 1, device: str = "cpu", seed: int = 0
 ) -> Moment:
@@ -74,7 +80,7 @@ def random_moment(
     camera = orbit_camera(torch.zeros(batch), torch.zeros(batch)).to(device)
     return Moment(portrait, conditions, camera, portrait.tokens(conditions).detach())
 
-# %% ../nbs/67_portrait_cost.ipynb #7c96d431
+# %% ../nbs/67_portrait_cost.ipynb #a43a41da
 def obvious_frame(
     moment: Moment,
     predictor: DeltaplanePredictor,  # of `obvious`
@@ -88,7 +94,7 @@ def obvious_frame(
     features = seen.features.mT.unflatten(2, (n, n))
     return generator.superresolution(features, head.w.expand(len(planes), -1))
 
-# %% ../nbs/67_portrait_cost.ipynb #427a0045
+# %% ../nbs/67_portrait_cost.ipynb #ef7d7aa6
 Stage = tuple[str, Callable[[], Tensor], Callable[[], Tensor]]  # name, ours, obvious
 
 
@@ -112,7 +118,7 @@ def frame_stages(moment: Moment) -> list[Stage]:
         ("whole frame, bfloat16 enlargement", partial(frame, half), whole),
     ]
 
-# %% ../nbs/67_portrait_cost.ipynb #4f69364b
+# %% ../nbs/67_portrait_cost.ipynb #6fcaec73
 def step_of(network: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """A function that takes one step of Adam, of length zero, and returns the forward result."""
     learned = [p for p in network.parameters() if p.requires_grad]
@@ -128,7 +134,7 @@ def step_of(network: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], T
 
     return run
 
-# %% ../nbs/67_portrait_cost.ipynb #6fcaec73
+# %% ../nbs/67_portrait_cost.ipynb #39b04216
 def training_stages(moment: Moment) -> list[Stage]:
     """What one step of training takes; the portrait is left in train mode."""
     portrait, tokens = moment.portrait.train(), moment.tokens
@@ -146,7 +152,7 @@ def training_stages(moment: Moment) -> list[Stage]:
         ),
     ]
 
-# %% ../nbs/67_portrait_cost.ipynb #55cbdf5e
+# %% ../nbs/67_portrait_cost.ipynb #e9fc659a
 PORTRAIT_SIZES: dict[str, PortraitConfig] = {"full": PortraitConfig(), "small": SMALL_PORTRAIT}
 
 
@@ -161,7 +167,7 @@ def measure_portrait(
             costs.append(measure_stage(*stage, 0.0, repeats, device))
     return costs
 
-# %% ../nbs/67_portrait_cost.ipynb #e9fc659a
+# %% ../nbs/67_portrait_cost.ipynb #f219e6f5
 def benchmark_portrait(
     out: str | Path,  # a .json file
     size: str = "full",  # a name of PORTRAIT_SIZES
@@ -171,17 +177,10 @@ def benchmark_portrait(
     batch: int = 1,  # frames at a time
 ) -> str:  # the table, Markdown; seconds are for the batch
     """Measure a portrait and write the record. Raises `InputError` on an unknown size."""
-    if size not in PORTRAIT_SIZES:
-        raise InputError(f"no size {size!r}; choose from {', '.join(PORTRAIT_SIZES)}")
-    started, device, config = time.time(), resolve_device(device), PORTRAIT_SIZES[size]
+    config = config_of_size(size, PORTRAIT_SIZES)
+    started, device = time.time(), resolve_device(device)
     limits = measure_limits(device, 2048 if size == "full" else 512)
     costs = measure_portrait(config, device, repeats, seed, batch)
-    record: dict[str, Any] = {
-        "size": size,
-        "how": {"batch": batch, "threads": torch.get_num_threads(), "repeats": repeats},
-        "limits": asdict(limits),
-        "stages": [asdict(cost) | {"ratio": cost.ratio} for cost in costs],
-        "provenance": provenance(started, config, seed, device),
-    }
-    write_json(out, record)
-    return format_stages(costs, limits)
+    how = {"batch": batch, "threads": torch.get_num_threads(), "repeats": repeats}
+    known = provenance(started, config, seed, device)
+    return keep_record(out, costs, limits, {"size": size, "how": how, "provenance": known})
