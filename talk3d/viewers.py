@@ -24,7 +24,8 @@ from .core import InputError
 from .dataset import Drive, on_device
 from .media import FPS, to_uint8
 from .model import Portrait
-from .puppet import Puppet, PuppetIdentity, PuppetMotion
+from .person import PuppetIdentity, PuppetMotion
+from .puppet import Puppet
 
 # %% ../nbs/80_viewers.ipynb #d69e7a02
 Look = Callable[

@@ -159,7 +159,7 @@ def press(page, label: str, key: str, times: int) -> None:
 
 @pytest.fixture(scope="module")
 def look():
-    from talk3d.puppet import PuppetIdentity
+    from talk3d.person import PuppetIdentity
     from talk3d.speech import load_speech
     from talk3d.synthetic import TalkConfig, talk_motion
     from talk3d.viewers import puppet_look

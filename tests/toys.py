@@ -16,8 +16,9 @@ from cells import ROOT
 from talk3d.camera import orbit_camera, project
 from talk3d.dataset import Sampling
 from talk3d.media import FPS, RATE, Clip
+from talk3d.person import PuppetIdentity, neutral_motion
 from talk3d.profiles import SMOKE
-from talk3d.puppet import Puppet, PuppetIdentity, neutral_motion
+from talk3d.puppet import Puppet
 from talk3d.synthetic import TalkConfig
 
 FRAMES, SIDE = 60, 64
