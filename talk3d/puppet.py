@@ -6,8 +6,6 @@
 __all__ = ['MATERIALS', 'PuppetFrame', 'Puppet']
 
 # %% ../nbs/15_puppet.ipynb #aaed81fd
-import functools
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,249 +14,36 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import max_pool2d, normalize
 
-from .camera import Camera, orbit_camera, rays_from_camera
+from .camera import Camera, orbit_camera, project, rays_from_camera
 from .core import InputError
+from talk3d.figure import (
+    EYE_HALF,
+    EYE_LOW,
+    EYE_X,
+    EYE_Y,
+    NAPE,
+    BaldHead,
+    Body,
+    Head,
+    below_neckline,
+    face_shape,
+    lid_height,
+    lip_lines,
+    march,
+)
 from .person import PuppetIdentity, PuppetMotion, body_pose, head_pose
 
 # %% ../nbs/15_puppet.ipynb #7cc75b67
-_MOUTH_Y, _MOUTH_Z, _MOUTH_CURVE = -0.080, 0.1545, 4.6  # centre of the shut mouth; z falls as x^2
-_EYE_X, _EYE_Y, _EYE_HALF, _EYE_LOW = (
-    0.052,
-    0.085,
-    0.0305,
-    0.0105,
-)  # eye centre, half width, lower lid
-_LIP, _OPEN = 0.0092, 0.058  # lip radius and the widest gap
+def _brow_line(x: Tensor, brow: Tensor) -> Tensor:
+    """Height of the middle of the brow at |x|; a frown pulls its inner end down."""
+    rest = 0.139 - 3.6 * (x - 0.064).square()
+    inner = torch.exp(-((x - 0.020) / 0.030).square())
+    return rest + 0.013 * brow.clamp(min=0.0) + 0.013 * brow.clamp(max=0.0) * inner
 
 
-def _face_shape(motion: PuppetMotion, identity: PuppetIdentity) -> Float[Tensor, "6 t"]:
-    """Gap, drop, half width, lip z, lip radius and lid height of each frame."""
-    gap = _OPEN * motion.jaw * (1 - motion.closure)
-    drop = 0.7 * _OPEN * motion.jaw * (1 - 0.5 * motion.closure)
-    width = 0.063 * (1 + 0.20 * motion.spread - 0.42 * motion.rounding - 0.10 * motion.jaw)
-    front = _MOUTH_Z + 0.012 * motion.rounding - 0.003 * motion.spread
-    radius = _LIP * (1 - 0.30 * motion.closure + 0.15 * motion.rounding - 0.12 * motion.spread)
-    high = 0.0180 * identity.eye_size
-    lid = high - motion.blink_left * (high + _EYE_LOW)
-    return torch.stack([gap, drop, width, front, radius, lid])
-
-# %% ../nbs/15_puppet.ipynb #5096ef49
-def _quadric(
-    centre: tuple[float, float, float],
-    radii: tuple[float, float, float],
-    tilt: float = 0.0,  # turn about x, radians; positive leans the top backwards
-) -> list[float]:
-    """Coefficients of k^2 over the monomials x2 y2 z2 yz x y z 1."""
-    (cx, cy, cz), (rx, ry, rz) = centre, radii
-    c, s = math.cos(tilt), math.sin(tilt)
-    yy, zz = c * c / ry**2 + s * s / rz**2, s * s / ry**2 + c * c / rz**2
-    yz = 2 * c * s * (1 / rz**2 - 1 / ry**2)
-    constant = (cx / rx) ** 2 + yy * cy**2 + zz * cz**2 + yz * cy * cz
-    linear = [-2 * cx / rx**2, -2 * yy * cy - yz * cz, -2 * zz * cz - yz * cy]
-    return [1 / rx**2, yy, zz, yz, *linear, constant]
-
-# %% ../nbs/15_puppet.ipynb #e7d03ccb
-def _head_ellipsoids(identity: PuppetIdentity) -> dict[str, tuple]:
-    """Centre, radii and tilt of every ellipsoid of a head; the first three move with the jaw."""
-    f, j, h = identity.face_width, identity.jaw_width, identity.hair_length
-    return {
-        "jaw": ((0.0, -0.042, 0.050), (0.120 * j, 0.117, 0.114), 0.0),
-        "chin": ((0.0, -0.130, 0.127), (0.025 + 0.025 * j, 0.036, 0.043), 0.0),
-        "tongue": ((0.0, -0.084, 0.108), (0.038, 0.015, 0.042), 0.0),
-        "skull": ((0.0, 0.105, 0.0), (0.149 * f, 0.155, 0.168), 0.0),
-        "cheek": ((0.070 * f, 0.0, 0.085), (0.060, 0.055, 0.066), 0.0),
-        "bridge": ((0.0, 0.042, 0.159), (0.0150, 0.052, 0.019), 0.30),
-        "tip": ((0.0, 0.001, 0.176), (0.0235, 0.0195, 0.0235), 0.0),
-        "wing": ((0.0205, -0.007, 0.163), (0.0135, 0.0135, 0.016), 0.0),
-        "ear": ((0.150 * f, 0.042, -0.005), (0.022, 0.043, 0.030), -0.2),
-        "socket": ((0.052, 0.086, 0.186), (0.044, 0.028, 0.030), 0.0),
-        "lid": ((_EYE_X, _EYE_Y, 0.1115), (0.0400, 0.0400, 0.0400), 0.0),
-        "ball": ((_EYE_X, _EYE_Y, 0.1115), (0.0373, 0.0373, 0.0373), 0.0),
-        "cap": ((0.0, 0.118, -0.020), (0.166 * f, 0.178, 0.186), 0.0),
-        "quiff": ((0.0, 0.232, 0.070), (0.120 * f, 0.062, 0.096), 0.15),
-        "locks": ((0.0, 0.06 - h / 5, h / 50 - 0.062), (0.134 * f + h / 20, 0.12 + h / 5, 0.1), 0),
-        "hairline": ((0.0, 0.0, 0.190), (0.146 * f, 0.186, 0.200), 0.0),
-        "throat": ((0.0, -0.260, 0.080), (0.100, 0.200, 0.130), 0.0),
-    }
-
-# %% ../nbs/15_puppet.ipynb #7baa0a20
-_LEAN = {"quiff": -0.25, "hairline": 0.32}  # these lean to one side: y - m x stands for y
-
-
-def _head_quadrics(identity: PuppetIdentity) -> tuple[Tensor, Tensor]:
-    """Coefficients (17, 13) and smallest radii (17, 1) of the ellipsoids of a head.
-
-    Monomials: x2 y2 z2 yz |x| y z, of the dropped jaw y'2 y'z y', then 1, signed x and xy.
-    """
-    rows, smallest = [], []
-    for name, (centre, radii, tilt) in _head_ellipsoids(identity).items():
-        xx, yy, zz, yz, x, y, z, one = _quadric(centre, radii, float(tilt))
-        m = _LEAN.get(name, 0.0)
-        row = [xx + m * m * yy, yy, zz, yz, x, y, z, 0.0, 0.0, 0.0, one, -m * y, -2 * m * yy]
-        if name in ("jaw", "chin", "tongue"):
-            row = [xx, 0.0, zz, 0.0, x, 0.0, z, yy, yz, y, one, 0.0, 0.0]
-        rows.append(row)
-        smallest.append([min(radii)])
-    return torch.tensor(rows), torch.tensor(smallest)
-
-# %% ../nbs/15_puppet.ipynb #09eb386e
-def _smooth_min(a: Tensor, b: Tensor, k: float) -> Tensor:
-    """The smaller of two distances, rounded over a width k where they meet."""
-    return torch.minimum(a, b) - ((k - (a - b).abs()).clamp_(min=0.0).square_() * (0.25 / k))
-
-
-def _smooth_max(a: Tensor, b: Tensor, k: float) -> Tensor:
-    """The larger of two distances, rounded likewise."""
-    return torch.maximum(a, b) + ((k - (a - b).abs()).clamp_(min=0.0).square_() * (0.25 / k))
-
-# %% ../nbs/15_puppet.ipynb #2929e2e7
-def _lip_lines(x: Tensor, shape: Tensor) -> tuple[Tensor, ...]:
-    """Heights, radii, slant and z of the two lip tubes at |x|: up, low, r_up, r_low, slant, z."""
-    gap, _, width, front, radius, _ = shape.unbind(0)
-    s = (x / width).clamp_(max=1.0)
-    arch = 1 - s * s
-    r_up = radius * (0.4 + 0.6 * arch)
-    middle = _MOUTH_Y - 0.35 * gap + 0.010 * s * s  # a slight smile
-    up = middle + r_up + 0.45 * gap * arch
-    low = middle - 1.2 * r_up - 0.55 * gap * arch
-    slant = (1 + (1.1 * gap / width * s).square()).rsqrt()  # cosine of the line's slope
-    z = front - _MOUTH_CURVE * torch.minimum(x, width).square()
-    return up, low, r_up, 1.2 * r_up, slant, z
-
-# %% ../nbs/15_puppet.ipynb #a3e3304e
-def _mouth_parts(x: Tensor, y: Tensor, z: Tensor, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances to the lips, to the outside of the mouth's hollow, and to the upper teeth."""
-    width = shape[2]
-    up, low, r_up, r_low, slant, line = _lip_lines(x, shape)
-    beyond = (x - width).clamp_(min=0.0).square_().add_((z - line).square_())
-    above = (((y - up) * slant).square_().add_(beyond)).sqrt_().sub_(r_up)
-    below = (((y - low) * slant).square_().add_(beyond)).sqrt_().sub_(r_low)
-    inside = torch.minimum(up - y, y - low).mul_(slant)
-    hollow = torch.minimum(torch.minimum(inside, width - x), z - 0.075)
-    bow = z - 0.134 + 4.0 * x.clamp(max=0.05).square_()
-    teeth = torch.maximum(bow.abs() - 0.006, (y - (_MOUTH_Y + 0.011)).abs() - 0.0125)
-    return torch.minimum(above, below), hollow, torch.maximum(teeth, x - 0.043).mul_(0.8)
-
-# %% ../nbs/15_puppet.ipynb #a7ee6d04
-def _skin_and_hair(
-    k: dict[str, Tensor],  # distances to the ellipsoids
-    points: Float[Tensor, "3 n"],
-    shape: Float[Tensor, "6 n"],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances to the skin with its lips and openings, to the hair, and to the teeth."""
-    x, y, z = points[0].abs(), points[1], points[2]
-    face = _smooth_min(k["skull"], _smooth_min(k["jaw"], k["chin"], 0.05), 0.05)
-    nose = _smooth_min(_smooth_min(k["bridge"], k["tip"], 0.022), k["wing"], 0.010)
-    skin = _smooth_max(_smooth_min(face, k["cheek"], 0.04), -k["socket"], 0.025)
-    skin = _smooth_min(_smooth_min(skin, nose, 0.022), k["lid"], 0.010)
-    lips, hollow, teeth = _mouth_parts(x, y, z, shape)
-    skin = torch.maximum(_smooth_min(skin, k["ear"], 0.012), hollow)
-    arch = 1 - ((x - _EYE_X) * (1 / _EYE_HALF)).square_()
-    slit = torch.minimum(_EYE_Y - y + shape[5] * arch, y - _EYE_Y + _EYE_LOW * arch).mul_(0.75)
-    skin = torch.maximum(_smooth_min(skin, lips, 0.008), torch.minimum(slit, z - 0.10))
-    hair = _smooth_min(_smooth_min(k["cap"], k["quiff"], 0.04), k["locks"], 0.03)
-    hair = hair - torch.sin(46 * points[0] + 34 * z + 9 * y).mul_(0.0022)  # strands
-    return skin, _smooth_max(hair, -torch.minimum(k["hairline"], k["throat"]), 0.014), teeth
-
-# %% ../nbs/15_puppet.ipynb #411004f3
-class _Head:
-    """The signed distance field of a head, for points (3, n) of the head frame."""
-
-    def __init__(self, identity: PuppetIdentity, device: str | torch.device = "cpu"):
-        self.names = list(_head_ellipsoids(identity))
-        self.quadrics, self.smallest = (table.to(device) for table in _head_quadrics(identity))
-        side = 0.185 * identity.face_width + 0.02
-        low = min(-0.222, -0.07 - 0.40 * identity.hair_length)
-        self.box = torch.tensor([[-side, low, -0.215], [side, 0.312, 0.207]], device=device)
-
-    def parts(self, points: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]) -> list[Tensor]:
-        """Distances to skin, eyes, teeth, tongue and hair."""
-        (side, y, z), jaw_y = points.unbind(0), points[1] + shape[1]
-        x, one = side.abs(), torch.ones_like(z)
-        still = [x * x, y * y, z * z, y * z, x, y, z]
-        moving = [jaw_y * jaw_y, jaw_y * z, jaw_y]
-        squares = self.quadrics @ torch.stack([*still, *moving, one, side, side * y])  # e n
-        distances = squares.clamp_(min=0.0).sqrt_().sub_(1.0).mul_(self.smallest).unbind(0)
-        k = dict(zip(self.names, distances, strict=True))
-        skin, hair, teeth = _skin_and_hair(k, points, shape)
-        return [skin, k["ball"], teeth, k["tongue"], hair]
-
-    def __call__(self, points: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]) -> Tensor:
-        return functools.reduce(torch.minimum, self.parts(points, shape))
-
-# %% ../nbs/15_puppet.ipynb #1a63bb17
-_NAPE = (0.0, -0.07, -0.03)  # where the neck enters the head, head frame
-
-
-def _torso(points: Float[Tensor, "3 n"]) -> Float[Tensor, " n"]:
-    """Distance to shoulders and chest."""
-    x, y, z = points[0].abs(), points[1], points[2]
-    side = (x - 0.185).clamp(min=0.0)
-    flat = (y + 0.395 + 0.12 * x).square() + (z + 0.06).square()
-    shoulders = (flat + side.square()).sqrt_().sub_(0.120)
-    chest = (x / 0.26).square() + ((y + 0.57) / 0.30).square() + ((z + 0.04) / 0.165).square()
-    return _smooth_min(shoulders, chest.sqrt_().sub_(1.0).mul_(0.165), 0.06)
-
-# %% ../nbs/15_puppet.ipynb #35f6dcef
-class _Body:
-    """The signed distance field of neck and torso, for points (3, n) of the body frame."""
-
-    def __init__(self, device: str | torch.device = "cpu"):
-        self.box = torch.tensor([[-0.40, -1.2, -0.24], [0.40, 0.02, 0.16]], device=device)
-
-    def __call__(self, points: Float[Tensor, "3 n"], nape: Float[Tensor, "3 n"]) -> Tensor:
-        """Distance to the body, neck and torso melted together."""
-        base = nape.new_tensor([[0.0], [-0.31], [-0.055]])
-        along, from_base = nape - base, points - base
-        share = ((from_base * along).sum(0) / along.square().sum(0)).clamp_(0.0, 1.0)
-        neck = (from_base - share * along).square().sum(0).sqrt_().sub_(0.064 - 0.006 * share)
-        return _smooth_min(neck, _torso(points), 0.09)
-
-# %% ../nbs/15_puppet.ipynb #7b5de355
-def _box_span(
-    box: Float[Tensor, "2 3"], origins: Float[Tensor, "3 n"], directions: Float[Tensor, "3 n"]
-) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave a box; they miss it when the first exceeds the second."""
-    inverse = 1 / directions
-    a, b = ((corner[:, None] - origins) * inverse for corner in box)
-    return torch.minimum(a, b).amax(0).clamp_(min=0.0), torch.maximum(a, b).amin(0)
-
-# %% ../nbs/15_puppet.ipynb #07919c63
-def _march(
-    field: Any,  # `_Head`, `_Skin` or `_Body`
-    origins: Float[Tensor, "3 n"],
-    directions: Float[Tensor, "3 n"],
-    columns: Float[Tensor, "k n"],  # what the field needs to know about each ray's frame
-    limit: Float[Tensor, " n"],  # farther than this does not matter
-) -> Float[Tensor, " n"]:  # distance along the ray, infinite where it misses
-    """Sphere-trace all rays, in rounds of four steps."""
-    depth = torch.full_like(limit, torch.inf)
-    near, far = _box_span(field.box, origins, directions)
-    far = torch.minimum(far, limit + 0.02)
-    index = keep = (near < far).nonzero()[:, 0]
-    o, d, c, t, far = origins, directions, columns, near, far
-    for round_ in range(25):
-        if len(keep) == 0:
-            break
-        o, d, c, t, far = o[:, keep], d[:, keep], c[:, keep], t[keep], far[keep]
-        for _ in range(4):
-            gap = field(torch.addcmul(o, d, t), c)
-            t = t.add_(gap, alpha=0.95)
-        done = gap.abs() < 3e-4 * (1 + round_ / 6)
-        depth[index[done]] = t[done]
-        keep = (~done & (t < far)).nonzero()[:, 0]
-        index = index[keep]
-    return depth
-
-# %% ../nbs/15_puppet.ipynb #05c37fd9
-def _brow_line(x: Tensor) -> Tensor:
-    """Height of the middle of the brow at |x|."""
-    return 0.138 - 3.6 * (x - 0.062).square()
-
-
-def _jaw_rays(shape: Float[Tensor, "6 t"]) -> tuple[Tensor, Tensor]:
+def _jaw_rays(shape: Float[Tensor, "9 t"]) -> tuple[Tensor, Tensor]:
     """Origins and inward directions of the rays that find landmarks 0-16."""
-    angle = torch.linspace(0.0, math.pi, 17, device=shape.device)
+    angle = torch.linspace(0.0, torch.pi, 17, device=shape.device)
     c, s = angle.cos(), angle.sin()
     away = torch.stack([-c, 0.42 - 1.72 * s, 0.75 * s], dim=-1)  # 17 3
     away = normalize(away, dim=-1).expand(shape.shape[1], 17, 3)
@@ -266,38 +51,39 @@ def _jaw_rays(shape: Float[Tensor, "6 t"]) -> tuple[Tensor, Tensor]:
     centre[..., 1] -= shape[1, :, None] * s
     return centre + 0.5 * away, -away
 
-# %% ../nbs/15_puppet.ipynb #577d57b3
+# %% ../nbs/15_puppet.ipynb #109641c5
 _NOSE = [[0.0, 0.078], [0.0, 0.052], [0.0, 0.026], [0.0, 0.0]]
 _NOSE += [[-0.026, -0.012], [-0.013, -0.019], [0.0, -0.021], [0.013, -0.019], [0.026, -0.012]]
 
 
-def _front_points(shape: Float[Tensor, "6 t"]) -> Float[Tensor, "t 31 2"]:
+def _front_points(shape: Float[Tensor, "9 t"]) -> Float[Tensor, "t 31 2"]:
     """x and y of landmarks 17-47: brows, nose and eyes."""
     t, like = shape.shape[1], shape.new_tensor
-    brow_x = like([0.096, 0.082, 0.064, 0.045, 0.026])
-    brow = torch.stack([brow_x, _brow_line(brow_x)], dim=-1).expand(t, 5, 2)
+    brow_x = like([0.098, 0.084, 0.066, 0.046, 0.026]).expand(t, 5)
+    brow = torch.stack([brow_x, _brow_line(brow_x, shape[8, :, None])], dim=-1)
     u = like([0.98, 0.36, -0.36, -0.98, -0.36, 0.36])  # outer corner, over the top, and back
-    lids = torch.where(like([0, 1, 1, 0, 0, 0]) > 0, shape[5, :, None], -_EYE_LOW)  # t 6
-    x = (_EYE_X + _EYE_HALF * u).expand(t, 6)
-    eye = torch.stack([x, _EYE_Y + lids * (1 - u * u)], dim=-1)
-    other, left = eye[:, [3, 2, 1, 0, 5, 4]], like([-1.0, 1.0])
+    upper, eyes = like([0, 1, 1, 0, 0, 0]) > 0, []
+    for lid in (shape[5], shape[6]):  # at the picture's left, at its right
+        height = torch.where(upper, lid[:, None], -EYE_LOW) * (1 - u * u)  # t 6
+        eyes.append(torch.stack([(EYE_X + EYE_HALF * u).expand(t, 6), EYE_Y + height], dim=-1))
+    left, other = like([-1.0, 1.0]), [3, 2, 1, 0, 5, 4]
     nose = like(_NOSE).expand(t, 9, 2)
-    return torch.cat([brow * left, brow.flip(1), nose, eye * left, other], dim=1)
+    return torch.cat([brow * left, brow.flip(1), nose, eyes[0] * left, eyes[1][:, other]], dim=1)
 
-# %% ../nbs/15_puppet.ipynb #da1b72ce
+# %% ../nbs/15_puppet.ipynb #5096ef49
 _LIPS = {  # relative places along the mouth, and the side of the tube: 1 outer, -1 inner
     1.0: [-1.0, -0.6, -0.22, 0.0, 0.22, 0.6, 1.0, 0.6, 0.22, 0.0, -0.22, -0.6],
     -1.0: [-0.96, -0.4, 0.0, 0.4, 0.96, 0.4, 0.0, -0.4],
 }
 
 
-def _lip_points(shape: Float[Tensor, "6 t"]) -> Float[Tensor, "t 20 3"]:
+def _lip_points(shape: Float[Tensor, "9 t"]) -> Float[Tensor, "t 20 3"]:
     """Landmarks 48-67 on the lip tubes: outer contour, then inner contour."""
     rows = []
     for edge, places in _LIPS.items():
         x = shape.new_tensor(places)[:, None] * shape[2]  # k t
-        columns = shape[:, None].expand(6, *x.shape)
-        up, low, r_up, r_low, _, z = _lip_lines(x.abs(), columns)
+        columns = shape[:, None].expand(9, *x.shape)
+        up, low, r_up, r_low, _, z = lip_lines(x.abs(), columns)
         half = len(places) // 2
         y = torch.cat([(up + edge * r_up)[:half], (low - edge * r_low)[half:]])
         y[[0, half]] = (up - r_up)[[0, half]]  # the corners lie on the line of the mouth
@@ -305,31 +91,25 @@ def _lip_points(shape: Float[Tensor, "6 t"]) -> Float[Tensor, "t 20 3"]:
         rows.append(torch.stack([x, y, z], dim=-1))
     return torch.cat(rows).transpose(0, 1)
 
-# %% ../nbs/15_puppet.ipynb #84452c9b
-class _Skin(_Head):
-    """The head without its hair."""
-
-    def __call__(self, points: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]) -> Tensor:
-        return functools.reduce(torch.minimum, self.parts(points, shape)[:4])
-
-
+# %% ../nbs/15_puppet.ipynb #923f2da9
 def _landmarks(motion: PuppetMotion, identity: PuppetIdentity) -> Float[Tensor, "t 68 3"]:
     """The 68 landmarks in the head frame."""
-    shape, front = _face_shape(motion, identity), _front_points(_face_shape(motion, identity))
-    jaw, inward = _jaw_rays(shape)
+    shape = face_shape(motion, identity)
+    (jaw, inward), lips = _jaw_rays(shape), _lip_points(shape)
+    front = torch.cat([_front_points(shape), lips[:, :12, :2]], dim=1)  # t 43 2
     before = torch.cat([front, torch.full_like(front[..., :1], 0.4)], dim=-1)
     back = front.new_tensor([0.0, 0.0, -1.0]).expand_as(before)
-    o, d = (torch.cat(pair, 1) for pair in ((jaw, before), (inward, back)))  # t 48 3
+    o, d = (torch.cat(pair, 1) for pair in ((jaw, before), (inward, back)))  # t 60 3
     o, d = (rays.flatten(0, 1).mT.contiguous() for rays in (o, d))  # 3 n
-    columns = shape.repeat_interleave(48, dim=1)
-    depth = _march(_Skin(identity, o.device), o, d, columns, torch.full_like(o[0], 2.0))
-    found = (o + depth * d).mT.unflatten(0, (len(motion), 48))
-    return torch.cat([found, _lip_points(shape)], dim=1)
+    columns = shape.repeat_interleave(60, dim=1)
+    depth = march(BaldHead(identity, o.device), o, d, columns, torch.full_like(o[0], 2.0))
+    found = (o + depth * d).mT.unflatten(0, (len(motion), 60))
+    return torch.cat([found, lips[:, 12:]], dim=1)
 
-# %% ../nbs/15_puppet.ipynb #0852841a
+# %% ../nbs/15_puppet.ipynb #b65f2025
 MATERIALS = ("wall", "shirt", "neck", "skin", "hair", "brow", "eye", "lip", "teeth", "cavity")
 
-# %% ../nbs/15_puppet.ipynb #843ad870
+# %% ../nbs/15_puppet.ipynb #e7d03ccb
 def _blend(rgb: Tensor, weight: Tensor, colour: Any) -> Tensor:
     """Mix a colour, fixed or per point, into rgb (3, n)."""
     if not isinstance(colour, Tensor):
@@ -352,25 +132,59 @@ def _grain(p: Float[Tensor, "3 n"], scale: float) -> Float[Tensor, " n"]:
     x, y, z = (p * scale).unbind(0)
     return torch.sin(x + 2 * torch.sin(0.7 * y + 1)) * torch.sin(1.3 * y + torch.sin(z + 2) + z / 2)
 
-# %% ../nbs/15_puppet.ipynb #0b5c1841
+# %% ../nbs/15_puppet.ipynb #09eb386e
+def _line(offset: Tensor, within: Tensor, wide: float = 0.0022) -> Tensor:
+    """A soft line where `offset` is 0, as long as `within` is positive."""
+    return torch.exp(-(offset / wide).square()) * _step(within, 0.005)
+
+
+def _wrinkles(p: Float[Tensor, "3 n"], age: float) -> Float[Tensor, " n"]:
+    """How deep in a furrow of the face a point lies, 0 to 1."""
+    x, y, z = p[0].abs(), p[1], p[2]
+    deep = torch.zeros_like(x)
+    for k in range(3):  # the forehead
+        height = 0.158 + 0.017 * k + 0.004 * torch.sin(28 * p[0] + k)
+        deep = deep + _line(y - height, 0.060 - 0.010 * k - x)
+    for slope in (-0.5, 0.05, 0.6):  # crow's feet
+        away = x - EYE_X - EYE_HALF - 0.008
+        deep = deep + 0.8 * _line(y - EYE_Y - slope * away, torch.minimum(away, 0.026 - away))
+    u = (x - EYE_X) / 0.030
+    deep = deep + 0.9 * _line(y - EYE_Y + 0.026 - 0.010 * u * u, 1.0 - u.abs())  # bags
+    fold = x - 0.034 - 0.42 * (-0.012 - y).clamp(min=0.0)
+    strength = (0.10 + 0.90 * age) / (0.15 + age)  # the fold of the young is there too
+    deep = deep + strength * _line(fold, torch.minimum(-0.010 - y, y + 0.078), 0.0035)
+    return (deep * (0.15 + age) * (z > 0.04)).clamp(max=1.0)
+
+# %% ../nbs/15_puppet.ipynb #d7db788d
+def _greyed(colour: Tensor, p: Tensor, age: float) -> Tensor:
+    """The colour of hair (3, 1) at points, with the grey of age between its strands."""
+    share = min(max(1.6 * age - 0.55, 0.0), 1.0)
+    strand = torch.sin(180 * p[0] + 130 * p[2] + 40 * p[1])
+    patch = (share * (1.0 + 0.12 * _grain(p, 40.0) + 0.25 * strand)).clamp(0.0, 1.0)
+    return _blend(colour.expand_as(p), patch, (0.72, 0.71, 0.70))
+
+
 def _complexion(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Float[Tensor, "3 n"]:
-    """The colour of bare skin: flushed cheeks and nose, shaded ears and nostrils."""
+    """The colour of bare skin: flushed cheeks and nose, furrows, shaded ears and nostrils."""
     x, y, z = p[0].abs(), p[1], p[2]
     tone = p.new_tensor(identity.skin)[:, None]
-    rgb = tone * (1 + 0.03 * _grain(p, 38.0))
+    rgb = tone * (1 + 0.030 * _grain(p, 38.0) + 0.018 * _grain(p.flip(0), 110.0))
     flush = _spot(x - 0.072, y + 0.005, 0.030, 0.028) + 0.6 * _spot(x, y - 0.001, 0.018, 0.016)
-    rgb = _blend(rgb, 0.30 * flush * (z > 0.05), tone * tone.new_tensor([[1.0], [0.66], [0.62]]))
-    rgb = rgb * (1 - 0.30 * _spot(y - 0.046, z - 0.004, 0.017, 0.011) * (x > 0.15))
+    pale = 0.28 * (1 - 0.5 * identity.age)
+    rgb = _blend(rgb, pale * flush * (z > 0.05), tone * tone.new_tensor([[1.0], [0.66], [0.62]]))
+    shade = _spot(x - EYE_X, y - EYE_Y, 0.040, 0.024) * (z > 0.05)  # around the eyes
+    furrow = 0.42 * _wrinkles(p, identity.age)
+    rgb = _blend(rgb, 0.14 * shade + furrow, tone * tone.new_tensor([[0.55], [0.38], [0.36]]))
     nostril = _spot(x - 0.0105, y + 0.0165, 0.006, 0.0045) * (z > 0.1)
     return _blend(rgb, 0.62 * nostril, tone * 0.30)
 
-# %% ../nbs/15_puppet.ipynb #af24fb9c
+# %% ../nbs/15_puppet.ipynb #2929e2e7
 def _mouth_decals(
-    p: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"]
+    p: Float[Tensor, "3 n"], shape: Float[Tensor, "9 n"]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """How much of a lip, of the line between shut lips, and of the mouth's hollow a point is."""
     x, y, z, width = p[0].abs(), p[1], p[2], shape[2]
-    up, low, r_up, r_low, slant, line = _lip_lines(x, shape)
+    up, low, r_up, r_low, slant, line = lip_lines(x, shape)
     bow = 0.0022 * torch.exp(-(x / 0.0065).square())  # Cupid's
     inside = torch.minimum(up + r_up * 0.95 / slant - bow - y, y - low + r_low / slant)
     lip = _step(torch.minimum(inside, width + 0.004 - x)) * (z > 0.08)
@@ -380,92 +194,140 @@ def _mouth_decals(
     hollow = _step(torch.minimum(hole, line - 0.010 - z), 0.0008) * (z > 0.05)
     return lip, crease * _step(0.004 - shape[0]) * (z > 0.08), hollow
 
-# %% ../nbs/15_puppet.ipynb #3828adea
+# %% ../nbs/15_puppet.ipynb #e3d51260
+def _brow_and_lash(
+    p: Float[Tensor, "3 n"], shape: Float[Tensor, "9 n"], identity: PuppetIdentity
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How much of a brow, of the lashes and of the crease above the lid a point is."""
+    x, y, z = p[0].abs(), p[1], p[2]
+    thick = 0.0064 * identity.brow_weight - 0.06 * (x - 0.058).clamp(min=0.0)
+    hairs = 0.0005 * torch.sin(330 * x + 200 * y)
+    away = (y - _brow_line(x, shape[8])).abs()
+    brow = _step(torch.minimum(thick + hairs - away, 0.043 - (x - 0.064).abs())) * (z > 0.05)
+    u = (x - EYE_X) / EYE_HALF
+    above = y - EYE_Y - lid_height(p[0], shape) * (1 - u * u)
+    lash = torch.exp(-((above - 0.0010) / 0.0030).square()) * _step(1.06 - u.abs(), 0.03)
+    crease = torch.exp(-((above - 0.0105) / 0.0020).square()) * _step(0.9 - u.abs(), 0.06)
+    return brow, lash * (z > 0.08), crease * (z > 0.08)
+
+# %% ../nbs/15_puppet.ipynb #a3e3304e
 def _skin_colour(
-    p: Float[Tensor, "3 n"], shape: Float[Tensor, "6 n"], identity: PuppetIdentity
+    p: Float[Tensor, "3 n"], shape: Float[Tensor, "9 n"], identity: PuppetIdentity
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Colour of the skin with its decals painted on, and how much of each decal a point is."""
-    x, y, z = p[0].abs(), p[1], p[2]
     tone, dark = p.new_tensor(identity.skin)[:, None], p.new_tensor(identity.hair_colour)[:, None]
-    tint = tone.new_tensor([[0.84, 0.38], [0.52, 0.16], [0.50, 0.16]])
-    rosy = tone * tint[:, :1] + tone.new_tensor([[0.07], [0.02], [0.03]])
     lip, crease, hollow = _mouth_decals(p, shape)
-    rgb = _blend(_complexion(p, identity), lip, rosy)
-    rgb = _blend(_blend(rgb, 0.75 * crease, tone * tint[:, 1:]), hollow, (0.22, 0.05, 0.06))
-    thin = 0.0062 - 0.06 * (x - 0.056).clamp(min=0.0) - (y - _brow_line(x)).abs()
-    brow = _step(torch.minimum(thin, 0.042 - (x - 0.062).abs())) * (z > 0.05)
-    u = (x - _EYE_X) / _EYE_HALF
-    rim = y - _EYE_Y - shape[5] * (1 - u * u) - 0.0008
-    lash = torch.exp(-(rim / 0.0028).square()) * _step(1.06 - u.abs(), 0.03) * (z > 0.08)
-    rgb = _blend(_blend(rgb, 0.85 * brow, dark * 0.85), 0.80 * lash, dark * 0.35)
-    return rgb, {"brow": brow, "lip": lip, "cavity": hollow}
+    rosy = tone * 0.22 + 0.78 * tone.new_tensor(identity.lips)[:, None] * (0.4 + 0.6 * tone[0])
+    folds = 0.02 * torch.sin(700 * p[0]) * lip  # the fine folds of the lips
+    rgb = _blend(_complexion(p, identity), lip, rosy) * (1 + folds)
+    rgb = _blend(rgb, 0.75 * crease, tone * tone.new_tensor([[0.38], [0.18], [0.17]]))
+    rgb = _blend(rgb, hollow, (0.22, 0.05, 0.06))
+    brow, lash, lid = _brow_and_lash(p, shape, identity)
+    rgb = _blend(rgb, 0.35 * lid, tone * tone.new_tensor([[0.55], [0.38], [0.36]]))
+    rgb = _blend(rgb, 0.85 * brow, _greyed(dark, p, 0.85 * identity.age) * 0.85)
+    return _blend(rgb, 0.85 * lash, dark * 0.30), {"brow": brow, "lip": lip, "cavity": hollow}
 
-# %% ../nbs/15_puppet.ipynb #b911c1dc
+# %% ../nbs/15_puppet.ipynb #0e021fac
 def _eye_colour(p: Tensor, shape: Tensor, gaze: Tensor, identity: PuppetIdentity) -> Tensor:
-    """White, iris, pupil and glint of both eyes, in the shade of the upper lid."""
-    x = p[0] - torch.sign(p[0]) * _EYE_X - 0.0105 * gaze[0]
-    y = p[1] - _EYE_Y - 0.003 - 0.006 * gaze[1]
-    size, r = 0.0076 * (1 + identity.eye_size), (x * x + y * y).sqrt()
+    """White, iris with its fibres and rim, pupil and glints, in the shade of the upper lid."""
+    x = p[0] - torch.sign(p[0]) * EYE_X - 0.0115 * gaze[0]
+    y = p[1] - EYE_Y - 0.003 - 0.007 * gaze[1]
+    r, size = (x * x + y * y).sqrt(), 0.0162
     iris = p.new_tensor(identity.iris)[:, None]
-    rgb = p.new_tensor([[0.96], [0.95], [0.93]]).expand_as(p)
-    rgb = _blend(rgb, _step(size - r), iris * 0.45)
-    rgb = _blend(rgb, _step(size - 0.0022 - r), iris * (1.15 - 12 * y))
-    rgb = _blend(rgb, _step(0.0068 - r), (0.03, 0.03, 0.03))
-    glint = _step(0.0030 - ((x + 0.0045).square() + (y - 0.0050).square()).sqrt(), 0.0006)
-    lid = _EYE_Y + shape[5] * (1 - ((p[0].abs() - _EYE_X) / _EYE_HALF).square())
-    shade = 1 - 0.45 * torch.exp(-(lid - p[1]).clamp(min=0.0) / 0.0045)
-    return _blend(rgb, glint, (1.0, 1.0, 1.0)) * shade
+    rgb = p.new_tensor([[0.95], [0.94], [0.92]]) * (1 - 5.0 * (p[0].abs() - EYE_X).abs())
+    fibres = 1 + 0.16 * torch.sin(17 * torch.atan2(y, x)) * (r / size)
+    rgb = _blend(rgb, _step(size - r), iris * 0.40)
+    rgb = _blend(rgb, _step(size - 0.0024 - r), iris * fibres * (1.25 - 20 * y))
+    rgb = _blend(rgb, _step(0.0070 - r), (0.03, 0.03, 0.03))
+    lid = EYE_Y + lid_height(p[0], shape) * (1 - ((p[0].abs() - EYE_X) / EYE_HALF).square())
+    rgb = rgb * (1 - 0.50 * torch.exp(-(lid - p[1]).clamp(min=0.0) / 0.0050))
+    glint = _step(0.0034 - ((x + 0.0050).square() + (y - 0.0058).square()).sqrt(), 0.0006)
+    small = _step(0.0016 - ((x - 0.0055).square() + (y + 0.0060).square()).sqrt(), 0.0006)
+    return _blend(rgb, (glint + 0.6 * small).clamp(max=1.0), (1.0, 1.0, 1.0))
 
-# %% ../nbs/15_puppet.ipynb #6941c425
+# %% ../nbs/15_puppet.ipynb #a7ee6d04
+def _hair_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Float[Tensor, "3 n"]:
+    """Strands that are combed away from the parting."""
+    comb = 46 * p[0] + 34 * p[2] + 9 * p[1]
+    fine = torch.sin(6.1 * comb + 3 * _grain(p, 30.0)) * (1 - 0.6 * identity.curl)
+    strand = 0.13 * torch.sin(comb) + 0.08 * fine + 0.12 * _grain(p, 22.0)
+    colour = p.new_tensor(identity.hair_colour)[:, None]
+    return _greyed(colour, p, identity.age) * (1.05 + strand) + 0.015
+
+# %% ../nbs/15_puppet.ipynb #411004f3
 def _head_colour(
     p: Float[Tensor, "3 n"],
-    shape: Float[Tensor, "6 n"],
+    shape: Float[Tensor, "9 n"],
     gaze: Float[Tensor, "2 n"],
     which: Int[Tensor, " n"],  # the part of the head each point lies on
     identity: PuppetIdentity,
 ) -> tuple[Float[Tensor, "3 n"], Int[Tensor, " n"]]:
     """Colour and material of points on the head."""
     rgb, decals = _skin_colour(p, shape, identity)
-    strand = 0.13 * torch.sin(46 * p[0] + 34 * p[2] + 9 * p[1]) + 0.12 * _grain(p, 22.0)
-    hair = p.new_tensor(identity.hair_colour)[:, None] * (1.05 + strand) + 0.015
     depth = ((p[2] - 0.08) / 0.06).clamp(0.0, 1.0)  # of the mouth, dark at its back
-    teeth = p.new_tensor([[0.97], [0.95], [0.91]]) * (0.55 + 0.45 * depth)
+    between = torch.exp(-((p[0].abs() % 0.0105 - 0.0052).abs() - 0.0052).square() / 4e-7)
+    teeth = p.new_tensor([[0.96], [0.94], [0.89]]) * (0.55 + 0.45 * depth) * (1 - 0.15 * between)
     tongue = p.new_tensor([[0.70], [0.30], [0.30]]) * (0.35 + 0.65 * depth)
-    colours = [_eye_colour(p, shape, gaze, identity), teeth, tongue, hair]
+    eyes, hair = _eye_colour(p, shape, gaze, identity), _hair_colour(p, identity)
     name = MATERIALS.index
     material = which.new_tensor([name(m) for m in ("skin", "eye", "teeth", "cavity", "hair")])[
         which
     ]
-    for part, colour in enumerate(colours, 1):
+    for part, colour in enumerate([eyes, teeth, tongue, hair], 1):
         rgb = torch.where(which == part, colour, rgb)
     for decal, weight in decals.items():
         material = torch.where((which == 0) & (weight > 0.5), name(decal), material)
     return rgb, material
 
-# %% ../nbs/15_puppet.ipynb #715e8a5a
+# %% ../nbs/15_puppet.ipynb #732841f6
 def _body_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> tuple[Tensor, Tensor]:
-    """Colour and material of points on the body: a neck in a shirt."""
-    front = ((p[2] + 0.06) / 0.08).clamp(-1.0, 1.0)
-    edge = -0.232 - 0.035 * front - 0.30 * (0.09 - p[0].abs()).clamp(min=0.0) * front - p[1]
+    """Colour and material of points on the body: a neck in a shirt, buttoned if it has a collar."""
+    edge, wide = below_neckline(p, identity.collar), 0.016 + 0.026 * identity.collar
     tone, shirt = p.new_tensor(identity.skin)[:, None], p.new_tensor(identity.shirt)[:, None]
-    cloth = shirt * (1 + 0.06 * _grain(p, 20.0) - 0.16 * _step(0.016 - edge.abs(), 0.002))
+    weave = 0.05 * _grain(p, 20.0) + 0.02 * torch.sin(300 * p[0]) * torch.sin(300 * p[1])
+    seam = _line(edge - wide, torch.ones_like(edge))
+    cloth = shirt * (1 + weave - 0.22 * seam + 0.06 * _step(wide - edge, 0.002))
+    placket = _line(p[0].abs() - 0.016, edge - wide) * (identity.collar > 0.5)
+    button = _spot(p[0], (p[1] + 0.40) % 0.07 - 0.035, 0.0045, 0.0045) * _step(edge - wide - 0.01)
+    cloth = _blend(
+        cloth * (1 - 0.22 * placket), button * (identity.collar > 0.5), shirt * 0.4 + 0.5
+    )
     rgb = _blend(tone * (0.97 + 0.03 * _grain(p, 30.0)), _step(edge), cloth)
     return rgb, torch.where(edge > 0, MATERIALS.index("shirt"), MATERIALS.index("neck"))
 
+# %% ../nbs/15_puppet.ipynb #bb9b5aa0
+_WALL_Z, _FAR = -0.42, 6.0  # the wall in the static world; the depth of rays that look away from it
+_RECESS = ((-0.44, -1.5, -0.49), (0.44, 0.43, -0.42))  # corners of the box in the wall
 
-def _wall_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Tensor:
-    """A wall in two soft tones, with a pool of light behind the head."""
+
+def _hit_wall(o: Float[Tensor, "3 n"], d: Float[Tensor, "3 n"]) -> Float[Tensor, " n"]:
+    """Distance along rays of the static world to the wall or into its recess."""
+    flat = (_WALL_Z - o[2]) / d[2]
+    low, high = (o.new_tensor(corner)[:, None] for corner in _RECESS)
+    entry = o + flat * d
+    opening = ((entry > low) & (entry < high))[:2].all(0) & (d[2] < 0)
+    leave = torch.maximum((low - o) / d, (high - o) / d).amin(0)
+    reach = torch.where(opening, leave, flat)
+    return torch.where(flat > 0, reach.clamp(max=_FAR), _FAR)
+
+
+def _wall_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Float[Tensor, "3 n"]:
+    """A wall in two soft tones, with a pool of light behind the head and a shaded recess."""
     wave = torch.sin(7 * (p[0] + 0.6 * p[1]) + 1.5 * torch.sin(3 * p[1] - p[0]) + 0.6)
     light = torch.exp(-(p[0].square() + (p[1] - 0.1).square()) / 0.35)
+    back = p[2] < _RECESS[0][2] + 1e-3
+    side = (p[2] < _WALL_Z - 1e-3) & ~back  # of the recess: dark under its top, bright at its right
+    corner = torch.exp(-(0.44 - p[0].abs()).abs() / 0.03) + torch.exp(-(0.43 - p[1]).abs() / 0.05)
+    cove = torch.where(back, 0.93 - 0.10 * corner, torch.where(side, 0.74 + 0.4 * p[0], 1.0))
     tone = p.new_tensor(identity.background)[:, None]
-    return tone * (0.92 + 0.10 * light + 0.055 * torch.tanh(2.5 * wave))
+    return tone * (0.90 + 0.12 * light + 0.02 * torch.tanh(2.5 * wave)) * cove
 
-# %% ../nbs/15_puppet.ipynb #25daf043
+# %% ../nbs/15_puppet.ipynb #35f6dcef
 @dataclass(frozen=True)
 class _Scene:
     identity: PuppetIdentity
     camera: Camera  # head frame
-    shape: Float[Tensor, "6 t"]
+    shape: Float[Tensor, "9 t"]
     gaze: Float[Tensor, "2 t"]
     head: Float[Tensor, "t 4 4"]  # static world from head frame
     body: Float[Tensor, "t 4 4"]  # body frame from head frame
@@ -476,12 +338,12 @@ class _Scene:
 def _scene(motion: PuppetMotion, camera: Camera, identity: PuppetIdentity) -> _Scene:
     head = head_pose(motion)
     body = torch.linalg.inv(body_pose(motion)) @ head
-    nape = body[:, :3, :3] @ head.new_tensor(_NAPE) + body[:, :3, 3]
+    nape = body[:, :3, :3] @ head.new_tensor(NAPE) + body[:, :3, 3]
     light = head[:, :3, :3].mT @ normalize(head.new_tensor([-0.45, 0.55, 0.75]), dim=0)
-    gaze, shape = torch.stack([motion.gaze_x, motion.gaze_y]), _face_shape(motion, identity)
+    gaze, shape = torch.stack([motion.gaze_x, motion.gaze_y]), face_shape(motion, identity)
     return _Scene(identity, camera, shape, gaze, head, body, nape.mT, light.mT)
 
-# %% ../nbs/15_puppet.ipynb #eb4e9202
+# %% ../nbs/15_puppet.ipynb #d9c8118f
 def _turned(
     pose: Float[Tensor, "t 4 4"], vectors: Float[Tensor, "3 n"], frame: Int[Tensor, " n"]
 ) -> Float[Tensor, "3 n"]:
@@ -500,7 +362,7 @@ def _rays_in(
     origins = (pose @ scene.camera.cam2world)[:, :3, 3].mT  # 3 t
     return origins[:, frame], _turned(pose, directions, frame)
 
-# %% ../nbs/15_puppet.ipynb #dfbd4eeb
+# %% ../nbs/15_puppet.ipynb #ce42cd11
 def _normals(field: Any, p: Float[Tensor, "3 n"], columns: Tensor) -> Float[Tensor, "3 n"]:
     """Unit gradients of a field, by differences over a thousandth of a world unit."""
     base, steps = field(p, columns), 1e-3 * torch.eye(3).to(p)
@@ -508,62 +370,140 @@ def _normals(field: Any, p: Float[Tensor, "3 n"], columns: Tensor) -> Float[Tens
     return normalize(torch.stack(ahead) - base, dim=0)
 
 
-def _lit(room: Tensor, normal: Tensor, light: Tensor) -> Float[Tensor, " n"]:
-    """Brightness of surface points, given the relative room before them."""
-    key = (0.35 + 0.65 * (normal * light).sum(0)).clamp(min=0.0)
-    sky = 0.5 + 0.5 * normal[1]
-    return (0.42 + 0.52 * key + 0.16 * sky) * (0.62 + 0.38 * room.clamp(0.0, 1.0))
+def _room(look: Any, p: Tensor, way: Tensor, near: float, far: float) -> Float[Tensor, " n"]:
+    """The share of open space, 0 to 1, that two looks along a way find before a point."""
+    shares = [(look(p + reach * way) / reach).clamp(0.0, 1.0) for reach in (near, far)]
+    return 0.5 * (shares[0] + shares[1])
 
-# %% ../nbs/15_puppet.ipynb #30946a97
+# %% ../nbs/15_puppet.ipynb #7b5de355
+_WRAP = ((0.46, 0.36, 0.32), (0.30, 0.30, 0.30))  # how far light creeps around: skin, all else
+
+
+def _lit(
+    colour: Float[Tensor, "3 n"],
+    normal: Float[Tensor, "3 n"],
+    light: Float[Tensor, "3 n"],  # towards the key light
+    eye: Float[Tensor, "3 n"],  # towards the camera
+    room: Float[Tensor, " n"],  # ambient occlusion, 1 in the open
+    free: Float[Tensor, " n"],  # 1 where nothing stands in the key light
+    soft: Bool[Tensor, " n"],  # skin
+    gloss: Float[Tensor, " n"],  # strength of the highlight
+) -> Float[Tensor, "3 n"]:
+    """The colour that reaches the camera."""
+    wrap = torch.where(soft, *(normal.new_tensor(row)[:, None] for row in _WRAP))
+    key = ((normal * light).sum(0) + wrap).clamp(min=0.0) / (1 + wrap)
+    key = key * (0.35 + 0.65 * free) * normal.new_tensor([[1.02], [0.98], [0.92]])
+    sky = (0.5 + 0.5 * normal[1]) * normal.new_tensor([[0.92], [0.98], [1.06]])
+    bounce = (0.5 - 0.5 * normal[1]) * normal.new_tensor([[1.06], [0.98], [0.92]])
+    ambient = (0.26 + 0.24 * sky + 0.10 * bounce) * (0.45 + 0.55 * room)
+    edge = (1 - (normal * eye).sum(0).clamp(0.0, 1.0)).pow(3)  # where the surface turns away
+    rim = 0.16 * edge * (0.3 + 0.7 * (-light[0] * normal[0]).clamp(min=0.0)) * room
+    half = normalize(light + eye, dim=0)
+    shine = gloss * (normal * half).sum(0).clamp(min=0.0).pow(28) * free
+    return colour * (0.80 * key + ambient + rim) + shine
+
+# %% ../nbs/15_puppet.ipynb #a703dd73
+_GLOSS = {"skin": 0.10, "lip": 0.22, "hair": 0.10, "teeth": 0.25, "brow": 0.05}
+
+
 def _paint_head(
-    scene: _Scene, head: _Head, p: Float[Tensor, "3 n"], frame: Int[Tensor, " n"]
+    scene: _Scene, head: Head, p: Float[Tensor, "3 n"], eye: Tensor, frame: Int[Tensor, " n"]
 ) -> tuple[Tensor, Tensor]:
     """Lit colours and materials of points on the head."""
     shape, light = scene.shape[:, frame], scene.light[:, frame]
     normal, which = _normals(head, p, shape), torch.stack(head.parts(p, shape)).argmin(0)
     colour, material = _head_colour(p, shape, scene.gaze[:, frame], which, scene.identity)
-    room = head(p + 0.035 * normal, shape) / 0.035
-    return colour * _lit(room, normal, light), material
+
+    def look(q: Tensor) -> Tensor:
+        return head(q, shape)
+
+    room = _room(look, p, normal, 0.015, 0.045)
+    free = _room(look, p + 0.006 * normal, light, 0.03, 0.09)
+    gloss = p.new_tensor([_GLOSS.get(name, 0.0) for name in MATERIALS])[material]
+    return _lit(colour, normal, light, eye, room, free, which == 0, gloss), material
 
 
 def _paint_body(
-    scene: _Scene, head: _Head, body: _Body, p: Tensor, ground: Tensor, frame: Tensor
+    scene: _Scene, head: Head, body: Body, p: Tensor, ground: Tensor, eye: Tensor, frame: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The same for points on the body, given in the head frame and in the body frame."""
-    light, normal = scene.light[:, frame], _normals(body, ground, scene.nape[:, frame])
+    light, nape = scene.light[:, frame], scene.nape[:, frame]
+    normal = _normals(body, ground, nape)
+    room = _room(lambda q: body(q, nape), ground, normal, 0.015, 0.05)
     normal = _turned(scene.body.mT, normal, frame)  # head frame
+    free = _room(lambda q: head(q, scene.shape[:, frame]), p, light, 0.06, 0.16)
     colour, material = _body_colour(ground, scene.identity)
-    room = head(p + 0.06 * normal + 0.10 * light, scene.shape[:, frame]) / 0.16
-    return colour * _lit(room, normal, light), material
+    skin = material == MATERIALS.index("neck")
+    return _lit(
+        colour, normal, light, eye, room * (0.5 + 0.5 * free), free, skin, 0.04 * skin
+    ), material
 
-# %% ../nbs/15_puppet.ipynb #ff4cff2b
-_WALL_Z, _FAR = -0.42, 6.0  # the wall in the static world; the depth of rays that look away from it
-
-
+# %% ../nbs/15_puppet.ipynb #e65ef1a2
 def _trace(
     scene: _Scene,
     directions: Float[Tensor, "3 n"],  # of camera rays, head frame
     frame: Int[Tensor, " n"],  # the frame of each ray
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Colours (3, n) in [0, 1], depths and materials of rays: head, then body, then wall."""
-    head, body = _Head(scene.identity, frame.device), _Body(frame.device)
+    head, body = Head(scene.identity, frame.device), Body(scene.identity, frame.device)
     o, d = scene.camera.cam2world[:, :3, 3].mT[:, frame], directions
     body_o, body_d = _rays_in(scene.body, scene, d, frame)
     wall_o, wall_d = _rays_in(scene.head, scene, d, frame)
-    wall = (_WALL_Z - wall_o[2]) / wall_d[2]
-    wall = torch.where(wall > 0, wall.clamp(max=_FAR), _FAR)
-    to_head = _march(head, o, d, scene.shape[:, frame], wall)
-    to_body = _march(body, body_o, body_d, scene.nape[:, frame], torch.minimum(wall, to_head))
+    wall = _hit_wall(wall_o, wall_d)
+    to_head = march(head, o, d, scene.shape[:, frame], wall)
+    to_body = march(body, body_o, body_d, scene.nape[:, frame], torch.minimum(wall, to_head))
     depth = torch.minimum(torch.minimum(to_head, to_body), wall)
     rgb, material = _wall_colour(wall_o + wall * wall_d, scene.identity), torch.zeros_like(frame)
     at = ((to_head < wall) & (to_head <= to_body)).nonzero()[:, 0]
-    rgb[:, at], material[at] = _paint_head(scene, head, o[:, at] + depth[at] * d[:, at], frame[at])
+    p, eye = o[:, at] + depth[at] * d[:, at], -d[:, at]
+    rgb[:, at], material[at] = _paint_head(scene, head, p, eye, frame[at])
     at = ((to_body < wall) & (to_body < to_head)).nonzero()[:, 0]
     p, ground = o[:, at] + depth[at] * d[:, at], body_o[:, at] + depth[at] * body_d[:, at]
-    rgb[:, at], material[at] = _paint_body(scene, head, body, p, ground, frame[at])
+    rgb[:, at], material[at] = _paint_body(scene, head, body, p, ground, -d[:, at], frame[at])
     return rgb.clamp_(0.0, 1.0), depth, material
 
-# %% ../nbs/15_puppet.ipynb #2662db4e
+# %% ../nbs/15_puppet.ipynb #00ba42ca
+_NEAR = 0.012  # world units: what hides a landmark must be farther before it than this
+
+
+def _visible(
+    identity: PuppetIdentity, motion: PuppetMotion, camera: Camera
+) -> Bool[Tensor, "t 68"]:
+    """Which landmarks the camera sees."""
+    points, scene = _landmarks(motion, identity), _scene(motion, camera, identity)
+    away = points - camera.cam2world[:, None, :3, 3]
+    frame = torch.arange(len(motion), device=points.device).repeat_interleave(68)
+    distance = away.norm(dim=-1).flatten()
+    d = normalize(away, dim=-1).flatten(0, 1).mT.contiguous()  # 3 n
+    o = camera.cam2world[:, :3, 3].mT[:, frame]
+    first = march(Head(identity, o.device), o, d, scene.shape[:, frame], distance)
+    body_o, body_d = _rays_in(scene.body, scene, d, frame)
+    body = march(Body(identity, o.device), body_o, body_d, scene.nape[:, frame], distance)
+    clear = torch.minimum(first, body) > distance - _NEAR
+    place = project(points, camera)
+    inside = ((place >= 0) & (place <= 1)).all(-1)
+    return clear.view(len(motion), 68) & inside
+
+# %% ../nbs/15_puppet.ipynb #577d57b3
+def _actions(motion: PuppetMotion) -> dict[int, Float[Tensor, " t"]]:
+    """Intensities of action units, 0 to 5."""
+    parted = motion.jaw * (1 - motion.closure)
+    share = {
+        1: motion.brow.clamp(min=0.0),
+        2: motion.brow.clamp(min=0.0),
+        4: (-motion.brow).clamp(min=0.0),
+        12: motion.smile.clamp(min=0.0),
+        15: (-motion.smile).clamp(min=0.0),
+        20: motion.spread.clamp(min=0.0),
+        22: motion.rounding,
+        23: motion.closure,
+        25: parted.sqrt(),  # lips part before the jaw drops
+        26: motion.jaw * (1 - 0.5 * motion.closure),
+        45: 0.5 * (motion.blink_left + motion.blink_right),
+    }
+    return {unit: 5 * value.clamp(0.0, 1.0) for unit, value in share.items()}
+
+# %% ../nbs/15_puppet.ipynb #84452c9b
 _GROUPS = {
     "face": ("skin", "brow", "eye", "lip", "teeth", "cavity"),
     "mouth": ("lip", "teeth", "cavity"),
@@ -573,7 +513,7 @@ _GROUPS = {
     "background": ("wall",),
 }
 
-# %% ../nbs/15_puppet.ipynb #9ba4ea27
+# %% ../nbs/15_puppet.ipynb #9c00b3f3
 @dataclass(frozen=True)
 class PuppetFrame:
     """Pictures of a puppet, with their truth."""
@@ -593,7 +533,7 @@ class PuppetFrame:
         wanted = [MATERIALS.index(material) for material in _GROUPS[name]]
         return torch.isin(self.material, self.material.new_tensor(wanted))
 
-# %% ../nbs/15_puppet.ipynb #65dc8fd1
+# %% ../nbs/15_puppet.ipynb #0852841a
 def _smooth_edges(rgb: Float[Tensor, "t 3 h w"], scene: _Scene) -> None:
     """Replace the colour of contrasting pixels by the mean of four rays, in place."""
     side = rgb.shape[-1]
@@ -606,7 +546,7 @@ def _smooth_edges(rgb: Float[Tensor, "t 3 h w"], scene: _Scene) -> None:
     colour, _, _ = _trace(scene, fine.mT.contiguous(), frame)
     rgb[at, :, row, column] = colour.unflatten(1, (-1, 4)).mean(-1).mT
 
-# %% ../nbs/15_puppet.ipynb #67aa88f2
+# %% ../nbs/15_puppet.ipynb #843ad870
 def _draw(scene: _Scene, side: int, supersample: int) -> tuple[Tensor, Tensor, Tensor]:
     """Picture, depth and materials of all frames of a scene at once."""
     t = len(scene.head)
@@ -621,7 +561,7 @@ def _draw(scene: _Scene, side: int, supersample: int) -> tuple[Tensor, Tensor, T
 
 _RAYS = 160_000  # rays traced together: many, to spread torch's cost per operation
 
-# %% ../nbs/15_puppet.ipynb #a06fd452
+# %% ../nbs/15_puppet.ipynb #0b5c1841
 class Puppet:
     """A procedural talking portrait of one person."""
 
@@ -635,11 +575,19 @@ class Puppet:
 
     def mouth_opening(self, motion: PuppetMotion) -> Float[Tensor, " t"]:
         """The gap between the inner lips at the middle of the mouth, world units."""
-        return _face_shape(motion, self.identity)[0]
+        return face_shape(motion, self.identity)[0]
 
     def landmarks(self, motion: PuppetMotion) -> Float[Tensor, "t 68 3"]:
         """The 68 iBUG landmarks in the head frame."""
         return _landmarks(motion, self.identity)
+
+    def visible(self, motion: PuppetMotion, camera: Camera) -> Bool[Tensor, "t 68"]:
+        """Which landmarks are seen: in the picture, behind neither hair nor the head itself."""
+        return _visible(self.identity, motion, camera)
+
+    def actions(self, motion: PuppetMotion) -> dict[int, Float[Tensor, " t"]]:
+        """Intensity of each facial action unit the puppet has, 0 to 5."""
+        return _actions(motion)
 
     def render(
         self, motion: PuppetMotion, camera: Camera, resolution: int, supersample: int = 1
@@ -647,7 +595,7 @@ class Puppet:
         """Pictures with their truth, one camera per frame; `supersample=2` smooths edges."""
         return _render(self.identity, motion, camera, resolution, supersample)
 
-# %% ../nbs/15_puppet.ipynb #151f16e5
+# %% ../nbs/15_puppet.ipynb #af24fb9c
 def _render(
     identity: PuppetIdentity, motion: PuppetMotion, camera: Camera, side: int, supersample: int
 ) -> PuppetFrame:
