@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OFFICIAL', 'State', 'Asset', 'assets_folder', 'torch_folder', 'asset_place', 'Finding', 'format_findings',
-           'asset_finding', 'asset_path', 'environment_findings', 'package_findings', 'profile_findings', 'doctor']
+           'asset_finding', 'asset_path', 'environment_findings', 'package_findings', 'profile_findings',
+           'mini_finding', 'doctor']
 
 # %% ../nbs/05_assets.ipynb #2aeda4fe
 import importlib.metadata
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import talk3d.core
+from .bundle import MINI, bundle_folder, mini_path, read_manifest
 from .core import InputError, MissingAsset, import_torchvision
 from .provenance import git_state
 
@@ -329,7 +331,7 @@ def environment_findings() -> list[Finding]:
     }
     return [_look(what, look) for what, look in looks.items()]
 
-# %% ../nbs/05_assets.ipynb #7024cf78
+# %% ../nbs/05_assets.ipynb #56bce790
 _PACKAGES = {  # module -> the extra of talk3d it comes with; "" is the package itself
     **dict.fromkeys(("cv2", "einops", "jaxtyping", "matplotlib", "numpy", "safetensors"), ""),
     **dict.fromkeys(("scipy", "tqdm", "typer"), ""),
@@ -356,7 +358,7 @@ def _version(module: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         return "of unknown version"
 
-# %% ../nbs/05_assets.ipynb #464f2990
+# %% ../nbs/05_assets.ipynb #7024cf78
 def package_findings() -> list[Finding]:
     """The package's dependencies and each of its extras, one finding each."""
     findings = []
@@ -372,15 +374,15 @@ def package_findings() -> list[Finding]:
         )
     return findings
 
-# %% ../nbs/05_assets.ipynb #bb8a89f3
+# %% ../nbs/05_assets.ipynb #07d3748c
 _SMOKE = "reproduces figA1 figC2 figF4, also with --clip VIDEO, and makes a portrait of it"
 _DEMO = (
-    "needs the mini bundle of pretrained small networks, which this version does not have; "
+    "needs the whole mini bundle; this version trains only its networks that listen and measure; "
     "use --profile smoke"
 )
 _SMOKE_NEEDS = ("torch", "PyAV", "packages", "extra reproduce")
 
-# %% ../nbs/05_assets.ipynb #516d287a
+# %% ../nbs/05_assets.ipynb #bb8a89f3
 def profile_findings(
     findings: list[Finding],  # of programs, packages and assets
 ) -> list[Finding]:  # one for each of smoke, demo and paper
@@ -397,9 +399,26 @@ def profile_findings(
         Finding("profile paper", "missing", f"{paper}; this version has no loaders for it yet"),
     ]
 
+# %% ../nbs/05_assets.ipynb #d67a95f6
+def mini_finding(
+    name: str,  # of one of `MINI`
+    bundle: Path | None = None,  # None: that of the package
+) -> Finding:
+    """Whether a network of the mini bundle is there and whole, and what it is for."""
+    what = f"mini {name}"
+    try:
+        files = read_manifest(bundle).get(name, {}).get("files", {}).values()
+        mini_path(name, bundle)
+    except InputError as error:
+        there = ((bundle or bundle_folder()) / name).exists()
+        return Finding(what, "broken" if there else "missing", str(error))
+    size = sum(file["bytes"] for file in files) / 1e6
+    return Finding(what, "ok", f"{MINI[name]}, {size:.1f} MB")
+
 # %% ../nbs/05_assets.ipynb #8d00e499
 def doctor() -> list[Finding]:
     """What is here, what is missing, and what each profile can run."""
     findings = environment_findings() + package_findings()
+    findings += [mini_finding(name) for name in MINI]
     findings += [asset_finding(asset) for asset in OFFICIAL]
     return findings + profile_findings(findings)

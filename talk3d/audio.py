@@ -123,7 +123,7 @@ def load_recogniser(
     try:
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **safe)
         loaded = transformers.AutoModelForCTC.from_pretrained(
-            source, **safe, weights_only=True, output_loading_info=True
+            source, **safe, weights_only=True, output_loading_info=True, dtype=torch.float32
         )
     except OSError as error:
         raise MissingAsset(_no_recogniser(source, error)) from error

@@ -118,7 +118,7 @@ def check_conventions(
 # %% ../nbs/22_checkpoint.ipynb #4316a01a
 LAYOUTS = (
     *("talk3d", "gfpgan", "wav2lip", "lipsync_expert", "syncnet"),
-    *("bisenet", "arcface", "curricularface"),
+    *("bisenet", "arcface", "curricularface", "fan"),
 )
 
 

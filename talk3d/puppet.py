@@ -18,98 +18,28 @@ from .camera import Camera, orbit_camera, project, rays_from_camera
 from .core import InputError
 from talk3d.figure import (
     EYE_HALF,
-    EYE_LOW,
     EYE_X,
     EYE_Y,
     NAPE,
-    BaldHead,
+    RECESS,
+    WALL_Z,
     Body,
     Head,
     below_neckline,
+    brow_line,
     face_shape,
+    hit_wall,
+    landmarks,
     lid_height,
     lip_lines,
     march,
 )
-from .person import PuppetIdentity, PuppetMotion, body_pose, head_pose
+from .person import PuppetIdentity, PuppetMotion, action_units, body_pose, head_pose
 
 # %% ../nbs/15_puppet.ipynb #7cc75b67
-def _brow_line(x: Tensor, brow: Tensor) -> Tensor:
-    """Height of the middle of the brow at |x|; a frown pulls its inner end down."""
-    rest = 0.139 - 3.6 * (x - 0.064).square()
-    inner = torch.exp(-((x - 0.020) / 0.030).square())
-    return rest + 0.013 * brow.clamp(min=0.0) + 0.013 * brow.clamp(max=0.0) * inner
-
-
-def _jaw_rays(shape: Float[Tensor, "9 t"]) -> tuple[Tensor, Tensor]:
-    """Origins and inward directions of the rays that find landmarks 0-16."""
-    angle = torch.linspace(0.0, torch.pi, 17, device=shape.device)
-    c, s = angle.cos(), angle.sin()
-    away = torch.stack([-c, 0.42 - 1.72 * s, 0.75 * s], dim=-1)  # 17 3
-    away = normalize(away, dim=-1).expand(shape.shape[1], 17, 3)
-    centre = away.new_tensor([0.0, 0.0, 0.055]).expand_as(away).clone()
-    centre[..., 1] -= shape[1, :, None] * s
-    return centre + 0.5 * away, -away
-
-# %% ../nbs/15_puppet.ipynb #109641c5
-_NOSE = [[0.0, 0.078], [0.0, 0.052], [0.0, 0.026], [0.0, 0.0]]
-_NOSE += [[-0.026, -0.012], [-0.013, -0.019], [0.0, -0.021], [0.013, -0.019], [0.026, -0.012]]
-
-
-def _front_points(shape: Float[Tensor, "9 t"]) -> Float[Tensor, "t 31 2"]:
-    """x and y of landmarks 17-47: brows, nose and eyes."""
-    t, like = shape.shape[1], shape.new_tensor
-    brow_x = like([0.098, 0.084, 0.066, 0.046, 0.026]).expand(t, 5)
-    brow = torch.stack([brow_x, _brow_line(brow_x, shape[8, :, None])], dim=-1)
-    u = like([0.98, 0.36, -0.36, -0.98, -0.36, 0.36])  # outer corner, over the top, and back
-    upper, eyes = like([0, 1, 1, 0, 0, 0]) > 0, []
-    for lid in (shape[5], shape[6]):  # at the picture's left, at its right
-        height = torch.where(upper, lid[:, None], -EYE_LOW) * (1 - u * u)  # t 6
-        eyes.append(torch.stack([(EYE_X + EYE_HALF * u).expand(t, 6), EYE_Y + height], dim=-1))
-    left, other = like([-1.0, 1.0]), [3, 2, 1, 0, 5, 4]
-    nose = like(_NOSE).expand(t, 9, 2)
-    return torch.cat([brow * left, brow.flip(1), nose, eyes[0] * left, eyes[1][:, other]], dim=1)
-
-# %% ../nbs/15_puppet.ipynb #5096ef49
-_LIPS = {  # relative places along the mouth, and the side of the tube: 1 outer, -1 inner
-    1.0: [-1.0, -0.6, -0.22, 0.0, 0.22, 0.6, 1.0, 0.6, 0.22, 0.0, -0.22, -0.6],
-    -1.0: [-0.96, -0.4, 0.0, 0.4, 0.96, 0.4, 0.0, -0.4],
-}
-
-
-def _lip_points(shape: Float[Tensor, "9 t"]) -> Float[Tensor, "t 20 3"]:
-    """Landmarks 48-67 on the lip tubes: outer contour, then inner contour."""
-    rows = []
-    for edge, places in _LIPS.items():
-        x = shape.new_tensor(places)[:, None] * shape[2]  # k t
-        columns = shape[:, None].expand(9, *x.shape)
-        up, low, r_up, r_low, _, z = lip_lines(x.abs(), columns)
-        half = len(places) // 2
-        y = torch.cat([(up + edge * r_up)[:half], (low - edge * r_low)[half:]])
-        y[[0, half]] = (up - r_up)[[0, half]]  # the corners lie on the line of the mouth
-        x[[0, half]] *= 1.04 if edge > 0 else 1.0
-        rows.append(torch.stack([x, y, z], dim=-1))
-    return torch.cat(rows).transpose(0, 1)
-
-# %% ../nbs/15_puppet.ipynb #923f2da9
-def _landmarks(motion: PuppetMotion, identity: PuppetIdentity) -> Float[Tensor, "t 68 3"]:
-    """The 68 landmarks in the head frame."""
-    shape = face_shape(motion, identity)
-    (jaw, inward), lips = _jaw_rays(shape), _lip_points(shape)
-    front = torch.cat([_front_points(shape), lips[:, :12, :2]], dim=1)  # t 43 2
-    before = torch.cat([front, torch.full_like(front[..., :1], 0.4)], dim=-1)
-    back = front.new_tensor([0.0, 0.0, -1.0]).expand_as(before)
-    o, d = (torch.cat(pair, 1) for pair in ((jaw, before), (inward, back)))  # t 60 3
-    o, d = (rays.flatten(0, 1).mT.contiguous() for rays in (o, d))  # 3 n
-    columns = shape.repeat_interleave(60, dim=1)
-    depth = march(BaldHead(identity, o.device), o, d, columns, torch.full_like(o[0], 2.0))
-    found = (o + depth * d).mT.unflatten(0, (len(motion), 60))
-    return torch.cat([found, lips[:, 12:]], dim=1)
-
-# %% ../nbs/15_puppet.ipynb #b65f2025
 MATERIALS = ("wall", "shirt", "neck", "skin", "hair", "brow", "eye", "lip", "teeth", "cavity")
 
-# %% ../nbs/15_puppet.ipynb #e7d03ccb
+# %% ../nbs/15_puppet.ipynb #109641c5
 def _blend(rgb: Tensor, weight: Tensor, colour: Any) -> Tensor:
     """Mix a colour, fixed or per point, into rgb (3, n)."""
     if not isinstance(colour, Tensor):
@@ -132,7 +62,7 @@ def _grain(p: Float[Tensor, "3 n"], scale: float) -> Float[Tensor, " n"]:
     x, y, z = (p * scale).unbind(0)
     return torch.sin(x + 2 * torch.sin(0.7 * y + 1)) * torch.sin(1.3 * y + torch.sin(z + 2) + z / 2)
 
-# %% ../nbs/15_puppet.ipynb #09eb386e
+# %% ../nbs/15_puppet.ipynb #e0e502cc
 def _line(offset: Tensor, within: Tensor, wide: float = 0.0022) -> Tensor:
     """A soft line where `offset` is 0, as long as `within` is positive."""
     return torch.exp(-(offset / wide).square()) * _step(within, 0.005)
@@ -155,7 +85,7 @@ def _wrinkles(p: Float[Tensor, "3 n"], age: float) -> Float[Tensor, " n"]:
     deep = deep + strength * _line(fold, torch.minimum(-0.010 - y, y + 0.078), 0.0035)
     return (deep * (0.15 + age) * (z > 0.04)).clamp(max=1.0)
 
-# %% ../nbs/15_puppet.ipynb #d7db788d
+# %% ../nbs/15_puppet.ipynb #e7d03ccb
 def _greyed(colour: Tensor, p: Tensor, age: float) -> Tensor:
     """The colour of hair (3, 1) at points, with the grey of age between its strands."""
     share = min(max(1.6 * age - 0.55, 0.0), 1.0)
@@ -178,7 +108,7 @@ def _complexion(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Float[Tens
     nostril = _spot(x - 0.0105, y + 0.0165, 0.006, 0.0045) * (z > 0.1)
     return _blend(rgb, 0.62 * nostril, tone * 0.30)
 
-# %% ../nbs/15_puppet.ipynb #2929e2e7
+# %% ../nbs/15_puppet.ipynb #7baa0a20
 def _mouth_decals(
     p: Float[Tensor, "3 n"], shape: Float[Tensor, "9 n"]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,7 +124,7 @@ def _mouth_decals(
     hollow = _step(torch.minimum(hole, line - 0.010 - z), 0.0008) * (z > 0.05)
     return lip, crease * _step(0.004 - shape[0]) * (z > 0.08), hollow
 
-# %% ../nbs/15_puppet.ipynb #e3d51260
+# %% ../nbs/15_puppet.ipynb #2d9fe3b1
 def _brow_and_lash(
     p: Float[Tensor, "3 n"], shape: Float[Tensor, "9 n"], identity: PuppetIdentity
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,7 +132,7 @@ def _brow_and_lash(
     x, y, z = p[0].abs(), p[1], p[2]
     thick = 0.0064 * identity.brow_weight - 0.06 * (x - 0.058).clamp(min=0.0)
     hairs = 0.0005 * torch.sin(330 * x + 200 * y)
-    away = (y - _brow_line(x, shape[8])).abs()
+    away = (y - brow_line(x, shape[8])).abs()
     brow = _step(torch.minimum(thick + hairs - away, 0.043 - (x - 0.064).abs())) * (z > 0.05)
     u = (x - EYE_X) / EYE_HALF
     above = y - EYE_Y - lid_height(p[0], shape) * (1 - u * u)
@@ -210,7 +140,7 @@ def _brow_and_lash(
     crease = torch.exp(-((above - 0.0105) / 0.0020).square()) * _step(0.9 - u.abs(), 0.06)
     return brow, lash * (z > 0.08), crease * (z > 0.08)
 
-# %% ../nbs/15_puppet.ipynb #a3e3304e
+# %% ../nbs/15_puppet.ipynb #09eb386e
 def _skin_colour(
     p: Float[Tensor, "3 n"], shape: Float[Tensor, "9 n"], identity: PuppetIdentity
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -227,7 +157,7 @@ def _skin_colour(
     rgb = _blend(rgb, 0.85 * brow, _greyed(dark, p, 0.85 * identity.age) * 0.85)
     return _blend(rgb, 0.85 * lash, dark * 0.30), {"brow": brow, "lip": lip, "cavity": hollow}
 
-# %% ../nbs/15_puppet.ipynb #0e021fac
+# %% ../nbs/15_puppet.ipynb #9828e6bb
 def _eye_colour(p: Tensor, shape: Tensor, gaze: Tensor, identity: PuppetIdentity) -> Tensor:
     """White, iris with its fibres and rim, pupil and glints, in the shade of the upper lid."""
     x = p[0] - torch.sign(p[0]) * EYE_X - 0.0115 * gaze[0]
@@ -245,7 +175,7 @@ def _eye_colour(p: Tensor, shape: Tensor, gaze: Tensor, identity: PuppetIdentity
     small = _step(0.0016 - ((x - 0.0055).square() + (y + 0.0060).square()).sqrt(), 0.0006)
     return _blend(rgb, (glint + 0.6 * small).clamp(max=1.0), (1.0, 1.0, 1.0))
 
-# %% ../nbs/15_puppet.ipynb #a7ee6d04
+# %% ../nbs/15_puppet.ipynb #d7db788d
 def _hair_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Float[Tensor, "3 n"]:
     """Strands that are combed away from the parting."""
     comb = 46 * p[0] + 34 * p[2] + 9 * p[1]
@@ -254,7 +184,7 @@ def _hair_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Float[Ten
     colour = p.new_tensor(identity.hair_colour)[:, None]
     return _greyed(colour, p, identity.age) * (1.05 + strand) + 0.015
 
-# %% ../nbs/15_puppet.ipynb #411004f3
+# %% ../nbs/15_puppet.ipynb #2929e2e7
 def _head_colour(
     p: Float[Tensor, "3 n"],
     shape: Float[Tensor, "9 n"],
@@ -279,7 +209,7 @@ def _head_colour(
         material = torch.where((which == 0) & (weight > 0.5), name(decal), material)
     return rgb, material
 
-# %% ../nbs/15_puppet.ipynb #732841f6
+# %% ../nbs/15_puppet.ipynb #e3d51260
 def _body_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> tuple[Tensor, Tensor]:
     """Colour and material of points on the body: a neck in a shirt, buttoned if it has a collar."""
     edge, wide = below_neckline(p, identity.collar), 0.016 + 0.026 * identity.collar
@@ -295,34 +225,19 @@ def _body_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> tuple[Ten
     rgb = _blend(tone * (0.97 + 0.03 * _grain(p, 30.0)), _step(edge), cloth)
     return rgb, torch.where(edge > 0, MATERIALS.index("shirt"), MATERIALS.index("neck"))
 
-# %% ../nbs/15_puppet.ipynb #bb9b5aa0
-_WALL_Z, _FAR = -0.42, 6.0  # the wall in the static world; the depth of rays that look away from it
-_RECESS = ((-0.44, -1.5, -0.49), (0.44, 0.43, -0.42))  # corners of the box in the wall
-
-
-def _hit_wall(o: Float[Tensor, "3 n"], d: Float[Tensor, "3 n"]) -> Float[Tensor, " n"]:
-    """Distance along rays of the static world to the wall or into its recess."""
-    flat = (_WALL_Z - o[2]) / d[2]
-    low, high = (o.new_tensor(corner)[:, None] for corner in _RECESS)
-    entry = o + flat * d
-    opening = ((entry > low) & (entry < high))[:2].all(0) & (d[2] < 0)
-    leave = torch.maximum((low - o) / d, (high - o) / d).amin(0)
-    reach = torch.where(opening, leave, flat)
-    return torch.where(flat > 0, reach.clamp(max=_FAR), _FAR)
-
-
+# %% ../nbs/15_puppet.ipynb #a3e3304e
 def _wall_colour(p: Float[Tensor, "3 n"], identity: PuppetIdentity) -> Float[Tensor, "3 n"]:
     """A wall in two soft tones, with a pool of light behind the head and a shaded recess."""
     wave = torch.sin(7 * (p[0] + 0.6 * p[1]) + 1.5 * torch.sin(3 * p[1] - p[0]) + 0.6)
     light = torch.exp(-(p[0].square() + (p[1] - 0.1).square()) / 0.35)
-    back = p[2] < _RECESS[0][2] + 1e-3
-    side = (p[2] < _WALL_Z - 1e-3) & ~back  # of the recess: dark under its top, bright at its right
+    back = p[2] < RECESS[0][2] + 1e-3
+    side = (p[2] < WALL_Z - 1e-3) & ~back  # of the recess: dark under its top, bright at its right
     corner = torch.exp(-(0.44 - p[0].abs()).abs() / 0.03) + torch.exp(-(0.43 - p[1]).abs() / 0.05)
     cove = torch.where(back, 0.93 - 0.10 * corner, torch.where(side, 0.74 + 0.4 * p[0], 1.0))
     tone = p.new_tensor(identity.background)[:, None]
     return tone * (0.90 + 0.12 * light + 0.02 * torch.tanh(2.5 * wave)) * cove
 
-# %% ../nbs/15_puppet.ipynb #35f6dcef
+# %% ../nbs/15_puppet.ipynb #a7ee6d04
 @dataclass(frozen=True)
 class _Scene:
     identity: PuppetIdentity
@@ -343,7 +258,7 @@ def _scene(motion: PuppetMotion, camera: Camera, identity: PuppetIdentity) -> _S
     gaze, shape = torch.stack([motion.gaze_x, motion.gaze_y]), face_shape(motion, identity)
     return _Scene(identity, camera, shape, gaze, head, body, nape.mT, light.mT)
 
-# %% ../nbs/15_puppet.ipynb #d9c8118f
+# %% ../nbs/15_puppet.ipynb #411004f3
 def _turned(
     pose: Float[Tensor, "t 4 4"], vectors: Float[Tensor, "3 n"], frame: Int[Tensor, " n"]
 ) -> Float[Tensor, "3 n"]:
@@ -362,7 +277,7 @@ def _rays_in(
     origins = (pose @ scene.camera.cam2world)[:, :3, 3].mT  # 3 t
     return origins[:, frame], _turned(pose, directions, frame)
 
-# %% ../nbs/15_puppet.ipynb #ce42cd11
+# %% ../nbs/15_puppet.ipynb #6e7d8664
 def _normals(field: Any, p: Float[Tensor, "3 n"], columns: Tensor) -> Float[Tensor, "3 n"]:
     """Unit gradients of a field, by differences over a thousandth of a world unit."""
     base, steps = field(p, columns), 1e-3 * torch.eye(3).to(p)
@@ -375,7 +290,7 @@ def _room(look: Any, p: Tensor, way: Tensor, near: float, far: float) -> Float[T
     shares = [(look(p + reach * way) / reach).clamp(0.0, 1.0) for reach in (near, far)]
     return 0.5 * (shares[0] + shares[1])
 
-# %% ../nbs/15_puppet.ipynb #7b5de355
+# %% ../nbs/15_puppet.ipynb #bb9b5aa0
 _WRAP = ((0.46, 0.36, 0.32), (0.30, 0.30, 0.30))  # how far light creeps around: skin, all else
 
 
@@ -402,7 +317,7 @@ def _lit(
     shine = gloss * (normal * half).sum(0).clamp(min=0.0).pow(28) * free
     return colour * (0.80 * key + ambient + rim) + shine
 
-# %% ../nbs/15_puppet.ipynb #a703dd73
+# %% ../nbs/15_puppet.ipynb #1a63bb17
 _GLOSS = {"skin": 0.10, "lip": 0.22, "hair": 0.10, "teeth": 0.25, "brow": 0.05}
 
 
@@ -422,7 +337,7 @@ def _paint_head(
     gloss = p.new_tensor([_GLOSS.get(name, 0.0) for name in MATERIALS])[material]
     return _lit(colour, normal, light, eye, room, free, which == 0, gloss), material
 
-
+# %% ../nbs/15_puppet.ipynb #35f6dcef
 def _paint_body(
     scene: _Scene, head: Head, body: Body, p: Tensor, ground: Tensor, eye: Tensor, frame: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -438,7 +353,7 @@ def _paint_body(
         colour, normal, light, eye, room * (0.5 + 0.5 * free), free, skin, 0.04 * skin
     ), material
 
-# %% ../nbs/15_puppet.ipynb #e65ef1a2
+# %% ../nbs/15_puppet.ipynb #d9c8118f
 def _trace(
     scene: _Scene,
     directions: Float[Tensor, "3 n"],  # of camera rays, head frame
@@ -449,7 +364,7 @@ def _trace(
     o, d = scene.camera.cam2world[:, :3, 3].mT[:, frame], directions
     body_o, body_d = _rays_in(scene.body, scene, d, frame)
     wall_o, wall_d = _rays_in(scene.head, scene, d, frame)
-    wall = _hit_wall(wall_o, wall_d)
+    wall = hit_wall(wall_o, wall_d)
     to_head = march(head, o, d, scene.shape[:, frame], wall)
     to_body = march(body, body_o, body_d, scene.nape[:, frame], torch.minimum(wall, to_head))
     depth = torch.minimum(torch.minimum(to_head, to_body), wall)
@@ -462,7 +377,7 @@ def _trace(
     rgb[:, at], material[at] = _paint_body(scene, head, body, p, ground, -d[:, at], frame[at])
     return rgb.clamp_(0.0, 1.0), depth, material
 
-# %% ../nbs/15_puppet.ipynb #00ba42ca
+# %% ../nbs/15_puppet.ipynb #ce42cd11
 _NEAR = 0.012  # world units: what hides a landmark must be farther before it than this
 
 
@@ -470,7 +385,7 @@ def _visible(
     identity: PuppetIdentity, motion: PuppetMotion, camera: Camera
 ) -> Bool[Tensor, "t 68"]:
     """Which landmarks the camera sees."""
-    points, scene = _landmarks(motion, identity), _scene(motion, camera, identity)
+    points, scene = landmarks(motion, identity), _scene(motion, camera, identity)
     away = points - camera.cam2world[:, None, :3, 3]
     frame = torch.arange(len(motion), device=points.device).repeat_interleave(68)
     distance = away.norm(dim=-1).flatten()
@@ -484,26 +399,7 @@ def _visible(
     inside = ((place >= 0) & (place <= 1)).all(-1)
     return clear.view(len(motion), 68) & inside
 
-# %% ../nbs/15_puppet.ipynb #577d57b3
-def _actions(motion: PuppetMotion) -> dict[int, Float[Tensor, " t"]]:
-    """Intensities of action units, 0 to 5."""
-    parted = motion.jaw * (1 - motion.closure)
-    share = {
-        1: motion.brow.clamp(min=0.0),
-        2: motion.brow.clamp(min=0.0),
-        4: (-motion.brow).clamp(min=0.0),
-        12: motion.smile.clamp(min=0.0),
-        15: (-motion.smile).clamp(min=0.0),
-        20: motion.spread.clamp(min=0.0),
-        22: motion.rounding,
-        23: motion.closure,
-        25: parted.sqrt(),  # lips part before the jaw drops
-        26: motion.jaw * (1 - 0.5 * motion.closure),
-        45: 0.5 * (motion.blink_left + motion.blink_right),
-    }
-    return {unit: 5 * value.clamp(0.0, 1.0) for unit, value in share.items()}
-
-# %% ../nbs/15_puppet.ipynb #84452c9b
+# %% ../nbs/15_puppet.ipynb #07919c63
 _GROUPS = {
     "face": ("skin", "brow", "eye", "lip", "teeth", "cavity"),
     "mouth": ("lip", "teeth", "cavity"),
@@ -513,7 +409,7 @@ _GROUPS = {
     "background": ("wall",),
 }
 
-# %% ../nbs/15_puppet.ipynb #9c00b3f3
+# %% ../nbs/15_puppet.ipynb #a703dd73
 @dataclass(frozen=True)
 class PuppetFrame:
     """Pictures of a puppet, with their truth."""
@@ -533,7 +429,7 @@ class PuppetFrame:
         wanted = [MATERIALS.index(material) for material in _GROUPS[name]]
         return torch.isin(self.material, self.material.new_tensor(wanted))
 
-# %% ../nbs/15_puppet.ipynb #0852841a
+# %% ../nbs/15_puppet.ipynb #e65ef1a2
 def _smooth_edges(rgb: Float[Tensor, "t 3 h w"], scene: _Scene) -> None:
     """Replace the colour of contrasting pixels by the mean of four rays, in place."""
     side = rgb.shape[-1]
@@ -546,7 +442,7 @@ def _smooth_edges(rgb: Float[Tensor, "t 3 h w"], scene: _Scene) -> None:
     colour, _, _ = _trace(scene, fine.mT.contiguous(), frame)
     rgb[at, :, row, column] = colour.unflatten(1, (-1, 4)).mean(-1).mT
 
-# %% ../nbs/15_puppet.ipynb #843ad870
+# %% ../nbs/15_puppet.ipynb #9ca91fb9
 def _draw(scene: _Scene, side: int, supersample: int) -> tuple[Tensor, Tensor, Tensor]:
     """Picture, depth and materials of all frames of a scene at once."""
     t = len(scene.head)
@@ -561,7 +457,7 @@ def _draw(scene: _Scene, side: int, supersample: int) -> tuple[Tensor, Tensor, T
 
 _RAYS = 160_000  # rays traced together: many, to spread torch's cost per operation
 
-# %% ../nbs/15_puppet.ipynb #0b5c1841
+# %% ../nbs/15_puppet.ipynb #05c37fd9
 class Puppet:
     """A procedural talking portrait of one person."""
 
@@ -579,7 +475,7 @@ class Puppet:
 
     def landmarks(self, motion: PuppetMotion) -> Float[Tensor, "t 68 3"]:
         """The 68 iBUG landmarks in the head frame."""
-        return _landmarks(motion, self.identity)
+        return landmarks(motion, self.identity)
 
     def visible(self, motion: PuppetMotion, camera: Camera) -> Bool[Tensor, "t 68"]:
         """Which landmarks are seen: in the picture, behind neither hair nor the head itself."""
@@ -587,7 +483,7 @@ class Puppet:
 
     def actions(self, motion: PuppetMotion) -> dict[int, Float[Tensor, " t"]]:
         """Intensity of each facial action unit the puppet has, 0 to 5."""
-        return _actions(motion)
+        return action_units(motion)
 
     def render(
         self, motion: PuppetMotion, camera: Camera, resolution: int, supersample: int = 1
@@ -595,7 +491,7 @@ class Puppet:
         """Pictures with their truth, one camera per frame; `supersample=2` smooths edges."""
         return _render(self.identity, motion, camera, resolution, supersample)
 
-# %% ../nbs/15_puppet.ipynb #af24fb9c
+# %% ../nbs/15_puppet.ipynb #577d57b3
 def _render(
     identity: PuppetIdentity, motion: PuppetMotion, camera: Camera, side: int, supersample: int
 ) -> PuppetFrame:

@@ -16,7 +16,7 @@ from scipy.fft import dct
 from torch import Tensor
 
 from .core import InputError
-from .speech import SPEECH_RATE
+from .media import RATE
 
 # %% ../nbs/19_spectra.ipynb #48ac7f52
 PRE_EMPHASIS = 0.97  # share of the sample before that is taken away
@@ -50,7 +50,7 @@ def expert_filters() -> Float[np.ndarray, "80 401"]:
     """Weights of the expert's bands over FFT bins. Source: Wav2Lip, by librosa's Slaney basis."""
     low, high = slaney_mel(np.array([55.0, 7600.0]))
     edges = slaney_hertz(np.linspace(low, high, MEL_BANDS + 2))
-    bins = np.arange(MEL_SIZE // 2 + 1) * SPEECH_RATE / MEL_SIZE
+    bins = np.arange(MEL_SIZE // 2 + 1) * RATE / MEL_SIZE
     rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
     area = (edges[2:] - edges[:-2])[:, None] / 2  # Hz, of a triangle of height 1
@@ -163,9 +163,9 @@ def cepstral_power(samples: Float[np.ndarray, " n"]) -> Float[np.ndarray, "t 257
 # %% ../nbs/19_spectra.ipynb #93864ada
 def cepstral_filters() -> Float[np.ndarray, "26 257"]:
     """Weights of the scorer's bands over FFT bins. Source: python_speech_features."""
-    mel = np.linspace(0, 2595 * np.log10(1 + SPEECH_RATE / 2 / 700), 28)
+    mel = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), 28)
     hertz = 700 * (10 ** (mel / 2595) - 1)
-    corners = np.floor((CEPSTRA_FFT + 1) * hertz / SPEECH_RATE)
+    corners = np.floor((CEPSTRA_FFT + 1) * hertz / RATE)
     bins = np.arange(CEPSTRA_FFT // 2 + 1)
     rise = (bins - corners[:-2, None]) / np.diff(corners)[:-1, None]
     fall = (corners[2:, None] - bins) / np.diff(corners)[1:, None]

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['SPEECH_RATE', 'EMBEDDED_TEXT', 'VISEMES', 'JAW_SIGMA', 'LIP_SIGMA', 'CLOSURE_RAMP', 'Phoneme', 'Speech', 'speak',
-           'save_speech', 'load_speech', 'make_embedded', 'viseme', 'dominance', 'closure_curve', 'Visemes',
-           'visemes_from_phonemes']
+           'package_clips', 'save_speech', 'load_speech', 'make_embedded', 'viseme', 'dominance', 'closure_curve',
+           'Visemes', 'visemes_from_phonemes']
 
 # %% ../nbs/32_speech.ipynb #3da4fae9
 import ctypes
 import importlib.util
+import inspect
 import json
+import struct
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -51,86 +53,55 @@ class Speech:
         return len(self.audio) / self.rate
 
 # %% ../nbs/32_speech.ipynb #c6541ed6
-class _EventId(ctypes.Union):
-    """The value of an event: a phoneme name of up to eight bytes."""
-
-    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
-
-
-class _Event(ctypes.Structure):
-    """What espeak-ng reports while it speaks."""
-
-    _fields_ = [
-        ("type", ctypes.c_int),  # 0 ends the list, 7 is a phoneme
-        ("identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),  # milliseconds
-        ("sample", ctypes.c_int),  # samples since the beginning
-        ("user_data", ctypes.c_void_p),
-        ("id", _EventId),
-    ]
-
-# %% ../nbs/32_speech.ipynb #df59b138
-def _collector(blocks: list[bytes], events: list[tuple[str, int]]):
-    """The function espeak-ng calls back: keeps samples and the beginnings of phonemes."""
-
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Event))
-    def collect(samples, count, event):
-        if samples and count:
-            blocks.append(ctypes.string_at(samples, 2 * count))
-        index = 0
-        while event[index].type:
-            if event[index].type == 7:
-                events.append((event[index].id.string.decode(), event[index].sample))
-            index += 1
-        return 0
-
-    return collect
-
-# %% ../nbs/32_speech.ipynb #b5cbfd84
 def _utter() -> None:
     """Child process: JSON request on standard input; events, then 16-bit samples on the output."""
-    import espeakng_loader
+    path, data, text, voice, words_per_minute, pitch = json.load(sys.stdin)
+    blocks, events = [], []
 
-    text, voice, words_per_minute = json.load(sys.stdin)
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    rate = library.espeak_Initialize(1, 0, str(espeakng_loader.get_data_path()).encode(), 1)
-    blocks: list[bytes] = []
-    events: list[tuple[str, int]] = []
-    collect = _collector(blocks, events)
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+    def collect(samples, count, event):
+        blocks.append(ctypes.string_at(samples, 2 * count) if samples else b"")
+        while (fields := struct.unpack("i16xi8x8s", ctypes.string_at(event, 40)))[0]:  # 0: the end
+            if fields[0] == 7:  # a phoneme begins
+                events.append((fields[2].split(b"\0")[0].decode(), fields[1]))
+            event += 40
+        return 0
+
+    library = ctypes.CDLL(path)
+    rate = library.espeak_Initialize(1, 0, data.encode(), 1)  # samples to the callback; phonemes
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath is noise, seeded by the clock if not
     library.espeak_SetSynthCallback(collect)
-    if library.espeak_SetVoiceByName(voice.encode()) != 0:
-        sys.exit(3)
+    library.espeak_SetVoiceByName(voice.encode()) and sys.exit(3)  # not 0: there is none
     library.espeak_SetParameter(1, words_per_minute, 0)  # 1: speed
-    data = text.encode()
-    library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)  # characters, UTF-8
+    library.espeak_SetParameter(3, pitch, 0)  # 3: pitch
+    words = text.encode()
+    library.espeak_Synth(words, len(words) + 1, 0, 1, 0, 1, None, None)  # characters, UTF-8
     library.espeak_Synchronize()
     sys.stdout.buffer.write(json.dumps([rate, events]).encode() + b"\n" + b"".join(blocks))
 
-# %% ../nbs/32_speech.ipynb #dfba6e20
-def _package_folder() -> Path:
-    """Where the installed package lies."""
-    return Path(importlib.util.find_spec("talk3d").origin).parent  # type: ignore[union-attr,arg-type]
-
-
-def _ask_child(text: str, voice: str, words_per_minute: int) -> tuple[int, list, np.ndarray]:
+# %% ../nbs/32_speech.ipynb #df59b138
+def _ask_child(text: str, voice: str, *how: int) -> tuple[int, list, np.ndarray]:
     """Run one utterance: samples per second, phoneme events, 16-bit samples."""
+    import espeakng_loader
+
+    paths = [str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())]
+    variant = voice.partition("+")[2]  # en-us+f2: the accent en-us, the person f2
+    program = f"import ctypes, json, struct, sys\n{inspect.getsource(_utter)}\n_utter()"
+    known = not variant or (Path(paths[1]) / "voices" / "!v" / variant).is_file()
     child = subprocess.run(
-        [sys.executable, "-c", "from talk3d.speech import _utter; _utter()"],
-        input=json.dumps([text, voice, words_per_minute]).encode(),
-        cwd=_package_folder().parent,  # so that the child finds the same package
+        [sys.executable, "-I", "-S", "-c", program],
+        input=json.dumps([*paths, text, voice, *how]).encode(),
         capture_output=True,
         timeout=300,
     )
-    if child.returncode == 3:
-        raise InputError(f"espeak-ng has no voice {voice!r}; use en-us or en-gb")
+    if child.returncode == 3 or not known:  # an unknown variant would be ignored
+        raise InputError(f"espeak-ng has no voice {voice!r}; use en-us, en-us+f2 or en-gb-x-rp")
     if child.returncode:
         raise RuntimeError(f"espeak-ng failed: {child.stderr.decode(errors='replace')[-500:]}")
     header, samples = child.stdout.split(b"\n", 1)
     return *json.loads(header), np.frombuffer(samples, np.int16)
 
-# %% ../nbs/32_speech.ipynb #da60f16c
+# %% ../nbs/32_speech.ipynb #dfba6e20
 def _to_speech_rate(samples: np.ndarray, rate: int) -> np.ndarray:
     """16-bit samples at 16 kHz."""
     from scipy.signal import resample_poly
@@ -146,11 +117,12 @@ def _intervals(events: list, rate: int, seconds: float) -> tuple[Phoneme, ...]:
     rows = zip([symbol for symbol, _ in events], starts, starts[1:], strict=False)
     return tuple(Phoneme(*row) for row in rows if row[2] > row[1])
 
-# %% ../nbs/32_speech.ipynb #315fb174
+# %% ../nbs/32_speech.ipynb #03f8dd60
 def speak(
     text: str,  # English sentences
-    voice: str = "en-us",  # espeak voice
+    voice: str = "en-us",  # espeak voice: an accent, or an accent and a person, as en-us+f2
     words_per_minute: int = 165,  # espeak's speed, 80 to 450
+    pitch: int = 50,  # 0 to 100; 50 is the voice's own
 ) -> Speech:  # the same request gives the same samples
     """Speak a text with espeak-ng, in a process of its own.
 
@@ -160,11 +132,17 @@ def speak(
         raise MissingAsset('speaking new text needs espeak-ng: pip install "talk3d[speech]"')
     if not text.strip():
         raise InputError("there is no text to speak; give at least one word")
-    rate, events, samples = _ask_child(text, voice, words_per_minute)
+    rate, events, samples = _ask_child(text, voice, words_per_minute, pitch)
     pcm = _to_speech_rate(samples, rate)
     phonemes = _intervals(events, rate, len(pcm) / SPEECH_RATE)
     audio = pcm.astype(np.float32) / 32768
     return Speech(audio, SPEECH_RATE, phonemes, text, voice, words_per_minute)
+
+# %% ../nbs/32_speech.ipynb #b24321d5
+def package_clips() -> Path:
+    """The folder of the clips that the package brings."""
+    origin = importlib.util.find_spec("talk3d").origin  # type: ignore[union-attr]
+    return Path(origin).parent / "assets" / "speech"  # type: ignore[arg-type]
 
 # %% ../nbs/32_speech.ipynb #a980721a
 def save_speech(
@@ -192,7 +170,7 @@ def load_speech(
     """
     from talk3d.media import read_audio
 
-    folder = Path(folder) if folder else _package_folder() / "assets" / "speech"
+    folder = Path(folder) if folder else package_clips()
     flac, words_file = folder / f"{name}.flac", folder / f"{name}.json"
     if not words_file.is_file():
         have = ", ".join(sorted(path.stem for path in folder.glob("*.json"))) or "none"
@@ -222,7 +200,7 @@ EMBEDDED_TEXT = (
 def make_embedded(folder: str | Path | None = None) -> Speech:
     """Speak `EMBEDDED_TEXT` and write the committed clip, or one like it into `folder`."""
     speech = speak(EMBEDDED_TEXT)
-    save_speech(folder or _package_folder() / "assets" / "speech", "embedded", speech)
+    save_speech(folder or package_clips(), "embedded", speech)
     return speech
 
 # %% ../nbs/32_speech.ipynb #af4a5f51
@@ -251,7 +229,7 @@ _SHAPES = {  # espeak mnemonics of English: jaw, spread, rounding, closure
     "V": (0.60, 0.1, 0.0, 0.0),
     "O O: O2 OI O~": (0.65, -0.3, 0.6, 0.0),
     "aU aU@": (0.80, -0.1, 0.3, 0.0),
-    "a aI aI@ aI3 a2": (0.85, 0.4, 0.0, 0.0),
+    "a aI aI2 aI@ aI3 a2": (0.85, 0.4, 0.0, 0.0),
     "0 0# 02 aa A: A@ A# A~": (1.00, 0.0, 0.0, 0.0),
 }
 

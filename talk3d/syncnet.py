@@ -19,8 +19,8 @@ from scipy.signal import medfilt
 from torch import Tensor, nn
 
 from .core import InputError
+from .media import RATE
 from .spectra import CEPSTRA_HOP, mfcc
-from .speech import SPEECH_RATE
 
 # %% ../nbs/24_syncnet.ipynb #01723bc4
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def sound_windows(
     cepstra: Float[Tensor, "13 t"], start: int, stop: int
 ) -> Float[Tensor, "b 1 13 20"]:
     """What the sound tower hears: twenty columns, four further for each frame."""
-    per_frame = SPEECH_RATE // 25 // CEPSTRA_HOP  # 4
+    per_frame = RATE // 25 // CEPSTRA_HOP  # 4
     windows = cepstra.unfold(1, SOUND_COLUMNS, per_frame)[:, start:stop]  # 13 b 20
     return windows.transpose(0, 1)[:, None]
 
@@ -175,9 +175,9 @@ def windows_of(
     samples: int,  # of the sound, 16 kHz
 ) -> int:
     """How many windows are scored. Raises `InputError` when there is none."""
-    seconds, windows = frames / 25, min(frames, samples // (SPEECH_RATE // 25)) - LIP_FRAMES
+    seconds, windows = frames / 25, min(frames, samples // (RATE // 25)) - LIP_FRAMES
     if windows < 1:
-        told = f"{frames} frames ({seconds:.2f} s) with {samples / SPEECH_RATE:.2f} s of sound"
+        told = f"{frames} frames ({seconds:.2f} s) with {samples / RATE:.2f} s of sound"
         raise InputError(f"{told} are too short for a sync score; give at least 6 frames, 0.24 s")
     return windows
 

@@ -49,6 +49,10 @@ LONG_CELLS: dict[tuple[str, str], str] = {
         "stylegan2",
         "SynthesisLayer",
     ): "a published layer: its weights and the forward pass that uses them",
+    ("person", "Colour"): "one line for each number of a person, with its meaning",
+    ("person", "PuppetMotion"): "one line for each thing that moves, with its meaning",
+    ("puppet", "imports"): "the last of three floors joins the names of the two below; no code",
+    ("puppet", "Puppet"): "one short method for each thing that can be asked of a puppet",
     ("stylegan2", "SynthesisBlock"): "a published block: its layers and the order they run in",
     ("stylegan2", "SynthesisNetwork"): "a published network: its blocks and the loop over them",
     ("stylegan2", "MappingNetwork"): "a published network: its layers and the loop over them",
@@ -77,8 +81,6 @@ LONG_CELLS: dict[tuple[str, str], str] = {
 }
 # Notebooks with fewer than 25 or more than 70 cells: module -> why.
 CELL_COUNTS: dict[str, str] = {
-    "puppet": "one head from formula to picture: field, tracing and colour share private helpers; "
-    "to be split when the puppet grows",
     "profiles": "a table of numbers and one function that looks them up: nothing to derive",
     "networks": "a table of networks and one door for their files: nothing to derive",
     "ablations": "a table of rows and what they cost; what is switched is explained below it",

@@ -12,7 +12,7 @@ from cells import NBS, Notebook, code_cells, read_notebook
 from toys import TINY, environment
 
 TURN, LINES, COST = "tour/2_cameras", "tour/3_eg3d_in_twenty_lines", "benchmarks/eg3d"
-LIPS = "tour/4_what_moves_the_lips"
+LIPS, TRUTH = "tour/4_what_moves_the_lips", "tour/5_what_truth_scores"
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -114,3 +114,13 @@ def test_what_moves_the_lips_needs_a_portrait(tmp_path):
     command = [sys.executable, "-m", "papermill", NBS / f"{LIPS}.ipynb", out, "--cwd", tmp_path]
     told = subprocess.run(command, cwd=tmp_path, env=environment(1), text=True, capture_output=True)
     assert told.returncode != 0 and "make one with: make reproduce" in told.stderr
+
+
+def test_what_truth_scores(tmp_path):
+    notebook = run_tour(TRUTH, tmp_path, frames=20)
+    (table,) = outputs(notebook, "text/markdown")
+    rows = [line.split(" | ") for line in "".join(table).splitlines()[2:]]
+    names = [row[0].lstrip("| ") for row in rows]
+    assert names[:2] == ["truth", "another sound"] and names[-1] == "still picture"
+    assert [row[1] for row in rows[:2]] == ["inf", "inf"] and float(rows[-1][1]) < 30
+    assert len(outputs(notebook, "image/png")) == 2
