@@ -55,7 +55,7 @@ def profile_named(name: str) -> Profile:
     if name == "smoke":
         return SMOKE
     if name == "demo":
-        told = "the mini bundle of pretrained small networks, which this version does not have yet"
+        told = "the pretrained generator of the mini bundle, which this version does not have yet"
         raise MissingAsset(f"profile demo needs {told}; use --profile smoke")
     if name == "paper":
         told = "the official EG3D, wav2vec2 and evaluation networks; talk3d doctor lists them"

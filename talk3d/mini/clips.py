@@ -302,6 +302,5 @@ def scorer_view(
     side, margin = frames.shape[-1], (1 - _CROP / _WINDOW) / 2
     edges = torch.tensor([margin, margin, 1 - margin, 1 - margin]) + margin * moved
     x0, y0, x1, y1 = (edges * side).round().int().tolist()
-    crop = frames[..., y0:y1, x0:x1]
-    large = nn.functional.interpolate(crop, (LIP_SIZE, LIP_SIZE), mode="bilinear")
-    return 255 * large.flip(1).transpose(0, 1)
+    crop = 255 * frames[..., y0:y1, x0:x1].flip(1)
+    return nn.functional.interpolate(crop, (LIP_SIZE, LIP_SIZE), mode="bilinear").transpose(0, 1)
