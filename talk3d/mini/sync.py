@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HINT_STEPS', 'SCORER_HINT_STEPS', 'EXPERT_SIZES', 'SCORER_SIZES', 'Lesson', 'mouth_windows', 'Pupil', 'ExpertBatches',
            'expert_objective', 'ScorerBatches', 'scorer_objective', 'expert_curves', 'scorer_scores', 'Course',
-           'train_lipsync_expert', 'train_syncnet']
+           'calm_lips', 'train_lipsync_expert', 'train_syncnet']
 
 # %% ../../nbs/64_mini.sync.ipynb #bed58686
 import math
@@ -163,7 +163,7 @@ def expert_objective(
 class ScorerBatches(Dataset):
     """What the scorer learns from: item i is the batch of step i."""
 
-    def __init__(self, clips: Clips, seed: int, batch: int = 24, wrong: int = 5):
+    def __init__(self, clips: Clips, seed: int, batch: int = 24, wrong: int = 9):
         self.clips, self.seed, self.batch, self.wrong = clips, seed, batch, wrong
         self.mouth = mouth_windows(clips)
         self.cepstra = torch.stack([mfcc(audio) for audio in clips.audio])  # n 13 m
@@ -181,9 +181,9 @@ class ScorerBatches(Dataset):
 
     def _lips(self, clip: int, first: int, random: torch.Generator) -> Tensor:  # 3 5 224 224
         frames = torch.from_numpy(self.clips.frames[clip, first : first + LIP_FRAMES])
-        moved, worse = torch.rand(4, generator=random) - 0.5, worsen(frames, 36, random)
-        mirrored = torch.rand((), generator=random) < 0.5
-        return scorer_view(worse.flip(-1) if mirrored else worse, moved)
+        moved = 1.8 * torch.rand(4, generator=random) - 0.9
+        view = scorer_view(worsen(frames, 36, random), moved)
+        return view.flip(-1) if torch.rand((), generator=random) < 0.5 else view
 
 # %% ../../nbs/64_mini.sync.ipynb #b335f074
 def scorer_objective(
@@ -333,6 +333,16 @@ class Course:
     workers: int = 2  # processes that make clips; 0: none but this one
 
 # %% ../../nbs/64_mini.sync.ipynb #d62b032d
+@torch.no_grad()
+def calm_lips(network: SyncNet) -> None:
+    """Scale the first layer of the lips down, and its batch norm with it; what comes out stays."""
+    convolution, norm = network.netcnnlip[0], network.netcnnlip[1]
+    convolution.weight /= 16
+    convolution.bias /= 16
+    norm.running_mean /= 16
+    norm.running_var /= 256
+
+# %% ../../nbs/64_mini.sync.ipynb #c9e752fb
 @dataclass(frozen=True)
 class _Plan:
     """What differs between the two trainings."""
@@ -346,7 +356,7 @@ class _Plan:
     exam: Callable[[Any, dict[str, Clips]], list[Score]]
     function: str  # that is called for it
 
-# %% ../../nbs/64_mini.sync.ipynb #af2ab7b8
+# %% ../../nbs/64_mini.sync.ipynb #84ea051b
 def _fitted(
     plan: _Plan, folder: Path, seed: int, steps: int, course: Course
 ) -> tuple[dict[str, Clips], float]:  # what examines it, seconds of clips and steps
@@ -363,11 +373,13 @@ def _fitted(
     config = FitConfig(steps, course.rate, workers=min(course.workers, 1))
     data = plan.batches(drawn[plan.kind], seed)
     run = fit(pupil, data, plan.objective, config, folder / "fit", seed)
+    if isinstance(pupil.network, SyncNet):
+        calm_lips(pupil.network)
     save_half(folder / "model.safetensors", pupil.network, plan.kind, plan.sizes)
     spent = sum(float(some.seconds.sum()) for some in drawn.values()) / max(course.workers, 1)
     return {what: some for what, some in drawn.items() if what != plan.kind}, spent + run.seconds
 
-# %% ../../nbs/64_mini.sync.ipynb #2ac1f089
+# %% ../../nbs/64_mini.sync.ipynb #dc4598de
 def _train(
     plan: _Plan, folder: Path, seed: int, steps: int, publish_to: Path | None, course: Course
 ) -> list[Score]:
@@ -392,11 +404,11 @@ def _train(
     write_json(folder / "record.json", record)
     return scores
 
-# %% ../../nbs/64_mini.sync.ipynb #f0eae7d8
+# %% ../../nbs/64_mini.sync.ipynb #f8909a5f
 def _copy(folder: Path, data: bytes) -> None:
     (folder / "model.safetensors").write_bytes(data)
 
-# %% ../../nbs/64_mini.sync.ipynb #c9e752fb
+# %% ../../nbs/64_mini.sync.ipynb #b0958b53
 def train_lipsync_expert(
     folder: str | Path,  # of clips and states; a run found there goes on
     seed: int = 0,
@@ -411,7 +423,7 @@ def train_lipsync_expert(
     )  # fmt: skip
     return _train(plan, Path(folder), seed, steps, publish_to, course)
 
-# %% ../../nbs/64_mini.sync.ipynb #84ea051b
+# %% ../../nbs/64_mini.sync.ipynb #3d3e6664
 def train_syncnet(
     folder: str | Path,  # of clips and states; a run found there goes on
     seed: int = 0,
