@@ -174,7 +174,11 @@ def heard_scores(
     rows = zip(attempt.crops, smooth_boxes(boxes), strict=True)
     faces = np.stack([crop_face(picture, where) for picture, where in rows])
     score = score_sync(scorer, faces, int16_scale(attempt.sound))
-    return {"LSE-D": score.lse_d, "LSE-C": score.lse_c, "offset": float(score.offset)}
+    return {
+        "LSE-D of Sync-mini": score.lse_d,
+        "LSE-C of Sync-mini": score.lse_c,
+        "offset by Sync-mini": float(score.offset),
+    }
 
 
 def found_scores(
@@ -187,7 +191,7 @@ def found_scores(
     aim = torch.from_numpy(truth.landmarks).to(found)
     if attempt is not truth:
         aim = torch.from_numpy(locate(finder, truth.crops)[0])
-    return {"LMD found, px": float(landmark_distance(found, aim)) / 68}
+    return {"LMD by FAN-mini, px": float(landmark_distance(found, aim)) / 68}
 
 # %% ../nbs/68_truth.ipynb #6e4ee79b
 def truth_ladder(
