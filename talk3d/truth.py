@@ -174,13 +174,10 @@ def heard_scores(
     rows = zip(attempt.crops, smooth_boxes(boxes), strict=True)
     faces = np.stack([crop_face(picture, where) for picture, where in rows])
     score = score_sync(scorer, faces, int16_scale(attempt.sound))
-    return {
-        "LSE-D of Sync-mini": score.lse_d,
-        "LSE-C of Sync-mini": score.lse_c,
-        "offset by Sync-mini": float(score.offset),
-    }
+    names = ("LSE-D of Sync-mini", "LSE-C of Sync-mini", "offset by Sync-mini")
+    return dict(zip(names, (score.lse_d, score.lse_c, float(score.offset)), strict=True))
 
-
+# %% ../nbs/68_truth.ipynb #acaf7eb8
 def found_scores(
     attempt: Attempt,
     truth: Attempt,
@@ -193,7 +190,7 @@ def found_scores(
         aim = torch.from_numpy(locate(finder, truth.crops)[0])
     return {"LMD by FAN-mini, px": float(landmark_distance(found, aim)) / 68}
 
-# %% ../nbs/68_truth.ipynb #6e4ee79b
+# %% ../nbs/68_truth.ipynb #333a1751
 def truth_ladder(
     attempts: list[Attempt],  # of `truth_attempts`: the truth first
     judges: Judges = Judges(),

@@ -44,14 +44,19 @@ def wheel(tmp_path_factory) -> Path:
 def wheel_problems(names: list[str]) -> list[str]:
     """Everything but the package and its metadata, and what a package must not hold."""
     outside = [n for n in names if not n.startswith(("talk3d/", "talk3d-"))]
-    foreign = [n for n in names if n.endswith(".ipynb") or "test" in Path(n).name]
+    tests = [n for n in names if n.endswith(".py") and "test" in Path(n).name]
+    foreign = [n for n in names if n.endswith(".ipynb")] + tests
     caches = [n for n in names if "__pycache__" in n or n.endswith(".pyc")]
     return sorted({*outside, *foreign, *caches})
 
 
 def test_wheel_problems_are_found():
     bad = ["tests/cells.py", "talk3d/00_core.ipynb", "talk3d/test_a.py", "nbs/x.txt"]
-    good = ["talk3d/core.py", "talk3d/assets/speech/a.flac", "talk3d-0.1.0.dist-info/METADATA"]
+    good = [
+        "talk3d/core.py",
+        "talk3d/assets/speech/test_first_1.flac",
+        "talk3d-0.1.0.dist-info/METADATA",
+    ]
     assert wheel_problems(bad + good) == sorted(bad)
 
 
