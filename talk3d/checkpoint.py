@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'Checkpoint', 'save_checkpoint', 'load_checkpoint', 'refuse_misfits', 'load_strict', 'check_conventions',
-           'read_layout', 'fitted', 'save_described']
+           'read_layout', 'fitted', 'save_described', 'learner_tensors', 'fill_learner']
 
 # %% ../nbs/22_checkpoint.ipynb #9ad3769c
 import json
@@ -167,3 +167,36 @@ def save_described(
         write_json(beside, meta)
         save_checkpoint(path, tensors, meta)
     return path.with_suffix(".json")
+
+# %% ../nbs/22_checkpoint.ipynb #a438a70b
+def learner_tensors(
+    owner: str,  # a word before the names of weights and buffers
+    learner: nn.Module,
+    optimiser: torch.optim.Optimizer,
+) -> dict[str, Tensor]:
+    """Weights, buffers and moments by name, for `save_checkpoint`."""
+    tensors = {f"{owner}.{name}": value for name, value in learner.state_dict().items()}
+    for number, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{number}.{name}": torch.as_tensor(v) for name, v in moments.items()}
+    return tensors
+
+# %% ../nbs/22_checkpoint.ipynb #5da9c231
+def fill_learner(
+    tensors: dict[str, Tensor],  # of `learner_tensors`
+    owner: str,
+    learner: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    source: str | Path,  # named in the error
+) -> None:
+    """Fill learner and optimiser. Raises `InputError` unless the tensors are theirs."""
+    weights: dict[str, Tensor] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, number, moment = name.split(".")
+            moments.setdefault(int(number), {})[moment] = value
+        else:
+            weights[name.removeprefix(f"{owner}.")] = value
+    load_strict(learner, weights, source)
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": moments, "param_groups": groups})

@@ -15,7 +15,13 @@ from pathlib import Path
 import torch
 
 # %% ../nbs/53_train.ipynb #63a0cc22
-from .checkpoint import check_conventions, load_checkpoint, load_strict, save_checkpoint
+from talk3d.checkpoint import (
+    check_conventions,
+    fill_learner,
+    learner_tensors,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .core import InputError, digest, progress
 from talk3d.dataset import (
     Batch,
@@ -27,13 +33,7 @@ from talk3d.dataset import (
     window_starts,
 )
 from .inversion import Identity
-from talk3d.losses import (
-    NO_NETWORKS,
-    LossNetworks,
-    LossWeights,
-    portrait_loss,
-    require_networks,
-)
+from .losses import NO_NETWORKS, LossNetworks, LossWeights, portrait_loss, require_networks
 from .model import Portrait, PortraitConfig
 from .volume import SeededDraws
 
@@ -104,9 +104,7 @@ def train_step(
 # %% ../nbs/53_train.ipynb #0c53d099
 def save_state(path: Path, portrait: Portrait, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Everything a resumed run needs, as one safetensors file."""
-    tensors = {f"portrait.{name}": value for name, value in portrait.state_dict().items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{name}": torch.as_tensor(v) for name, v in state.items()}
+    tensors = learner_tensors("portrait", portrait, optimiser)
     conventions = portrait.config.generator.conventions
     meta = {"kind": "training state", "step": step, "conventions": conventions}
     save_checkpoint(path, tensors, meta)
@@ -119,18 +117,7 @@ def load_state(path: Path, portrait: Portrait, optimiser: torch.optim.Optimizer)
     """
     saved = load_checkpoint(path, "training state")
     check_conventions(saved.meta, portrait.config.generator.conventions, path)
-    weights: dict[str, torch.Tensor] = {}
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in saved.tensors.items():
-        owner, rest = name.split(".", 1)
-        if owner == "portrait":
-            weights[rest] = value
-        else:
-            number, moment = rest.split(".")
-            moments.setdefault(int(number), {})[moment] = value
-    load_strict(portrait, weights, path)
-    state = optimiser.state_dict()
-    optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+    fill_learner(saved.tensors, "portrait", portrait, optimiser, path)
     return int(saved.meta["step"])
 
 # %% ../nbs/53_train.ipynb #f4ecb371

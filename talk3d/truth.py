@@ -179,16 +179,12 @@ def heard_scores(
 
 # %% ../nbs/68_truth.ipynb #acaf7eb8
 def found_scores(
-    attempt: Attempt,
-    truth: Attempt,
-    finder: nn.Module,  # a `Fan` in eval mode
+    found: Float[np.ndarray, "t 68 2"],  # by a network, in the pictures of an attempt
+    aim: Float[np.ndarray, "t 68 2"],  # the truth's, found alike; exact for the truth itself
 ) -> dict[str, float]:
     """The landmark distance a network finds; for the truth itself, its own error."""
-    found = torch.from_numpy(locate(finder, attempt.crops)[0])
-    aim = torch.from_numpy(truth.landmarks).to(found)
-    if attempt is not truth:
-        aim = torch.from_numpy(locate(finder, truth.crops)[0])
-    return {"LMD by FAN-mini, px": float(landmark_distance(found, aim)) / 68}
+    pair = torch.from_numpy(found), torch.from_numpy(aim.astype(found.dtype))
+    return {"LMD by FAN-mini, px": float(landmark_distance(*pair)) / 68}
 
 # %% ../nbs/68_truth.ipynb #333a1751
 def truth_ladder(
@@ -196,13 +192,14 @@ def truth_ladder(
     judges: Judges = Judges(),
 ) -> list[dict[str, Any]]:
     """One row of scores for each attempt."""
-    rows, truth = [], attempts[0]
+    rows, seen, truth = [], list[np.ndarray](), attempts[0]  # what the finder saw, in order
     for attempt in attempts:
         row: dict[str, Any] = {"what is shown": attempt.name} | exact_scores(attempt, truth)
         if judges.scorer is not None:
             row |= heard_scores(attempt, judges.scorer)
         if judges.finder is not None:
-            row |= found_scores(attempt, truth, judges.finder)
+            seen.append(locate(judges.finder, attempt.crops)[0])
+            row |= found_scores(seen[-1], truth.landmarks if attempt is truth else seen[0])
         rows.append(row)
     return rows
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from talk3d.core import MissingAsset, file_sha256
+from talk3d.core import file_sha256
 from talk3d.mini import clips as making
 from talk3d.mini import sync
 from talk3d.mini.clips import TEXTS, ClipConfig, Clips, Take, cast, make_clip
@@ -123,10 +123,7 @@ def held_out() -> list[Clips]:
 
 @pytest.mark.parametrize("kind", TRAIN)
 def test_the_published_network_finds_the_true_offset(kind, held_out):
-    try:
-        network = load_mini(kind)
-    except MissingAsset:
-        pytest.skip(f"{kind} is not trained yet")
+    network = load_mini(kind)
     curves = [
         sync.expert_curves(network, clip)
         if kind == "lipsync_expert"

@@ -23,12 +23,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+# %% ../../nbs/55_mini.recipe.ipynb #496534da
 from ..bundle import add_record, bundle_folder
-from ..checkpoint import load_checkpoint, load_strict, save_checkpoint, save_described
+from talk3d.checkpoint import (
+    fill_learner,
+    learner_tensors,
+    load_checkpoint,
+    save_checkpoint,
+    save_described,
+)
 from ..core import InputError, atomic_path, progress, to_jsonable
 from ..train import step_generator
 
-# %% ../../nbs/55_mini.recipe.ipynb #f8208c34
+# %% ../../nbs/55_mini.recipe.ipynb #ae8d8ad8
 @dataclass(frozen=True)
 class FitConfig:
     """How a mini network learns."""
@@ -49,19 +56,17 @@ def learning_rate(config: FitConfig, step: int) -> float:
     part = (step - config.warmup) / max(config.steps - config.warmup, 1)
     return config.rate * (1 + math.cos(math.pi * part)) / 2
 
-# %% ../../nbs/55_mini.recipe.ipynb #d3ff0b67
+# %% ../../nbs/55_mini.recipe.ipynb #a1749148
 _KIND = "state of a mini network"
 
 
 def _save(
     folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, meta: dict[str, Any]
 ) -> None:
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    for number, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{name}": torch.as_tensor(v) for name, v in moments.items()}
+    tensors = learner_tensors("network", network, optimiser)
     save_described(folder / "state.safetensors", tensors, meta | {"kind": _KIND})
 
-# %% ../../nbs/55_mini.recipe.ipynb #a1749148
+# %% ../../nbs/55_mini.recipe.ipynb #76d22f81
 def _load(
     folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, run: dict[str, Any]
 ) -> tuple[int, float]:
@@ -73,28 +78,17 @@ def _load(
     if saved.meta.get("run") != to_jsonable(run):
         told = f"{folder} holds a run with {_difference(saved.meta.get('run'), to_jsonable(run))}"
         raise InputError(f"{told}; choose another folder or empty this one")
-    weights: dict[str, Tensor] = {}
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in saved.tensors.items():
-        owner, rest = name.split(".", 1)
-        if owner == "network":
-            weights[rest] = value
-        else:
-            number, moment = rest.split(".")
-            moments.setdefault(int(number), {})[moment] = value
-    load_strict(network, weights, path)
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    fill_learner(saved.tensors, "network", network, optimiser, path)
     return int(saved.meta["step"]), float(saved.meta["seconds"])
 
-# %% ../../nbs/55_mini.recipe.ipynb #76d22f81
+# %% ../../nbs/55_mini.recipe.ipynb #e86d57a8
 def _difference(theirs: Any, ours: dict[str, Any]) -> str:
     if not isinstance(theirs, dict):
         return "no config"
     names = [name for name in ours if theirs.get(name) != ours[name]]
     return ", ".join(f"{name} {theirs.get(name)} (here {ours[name]})" for name in names)
 
-# %% ../../nbs/55_mini.recipe.ipynb #caec52f7
+# %% ../../nbs/55_mini.recipe.ipynb #5005c0bd
 @dataclass(frozen=True)
 class Fit:
     """A finished training."""
@@ -102,7 +96,7 @@ class Fit:
     seconds: float  # of the steps, all sittings together
     losses: list[float]  # of every step
 
-# %% ../../nbs/55_mini.recipe.ipynb #5005c0bd
+# %% ../../nbs/55_mini.recipe.ipynb #70f82f5a
 Loss = Callable[[nn.Module, Any], Tensor]  # of a network and a batch
 
 
@@ -128,7 +122,7 @@ def _fit_step(
     optimiser.step()
     return value.item()
 
-# %% ../../nbs/55_mini.recipe.ipynb #70f82f5a
+# %% ../../nbs/55_mini.recipe.ipynb #4ec8c08f
 def fit(
     network: nn.Module,  # learns in place; in eval mode afterwards
     dataset: Dataset,  # item i is the whole batch of step i and depends on (seed, i) only
@@ -154,7 +148,7 @@ def fit(
     network.eval()
     return Fit(keeper.seconds, losses)
 
-# %% ../../nbs/55_mini.recipe.ipynb #3244e7fb
+# %% ../../nbs/55_mini.recipe.ipynb #02cb1686
 @dataclass
 class _Keeper:
     folder: Path
@@ -180,7 +174,7 @@ class _Keeper:
             self.save(self.step, round(self.seconds, 1))
             self.saved = time.monotonic()
 
-# %% ../../nbs/55_mini.recipe.ipynb #d214ec97
+# %% ../../nbs/55_mini.recipe.ipynb #0ddf7c0c
 @contextmanager
 def _deferred_interrupt() -> Iterator[threading.Event]:
     """Turn Ctrl-C into an event, in the main thread; elsewhere nothing is interrupted anyway."""
@@ -207,7 +201,7 @@ def _batches(dataset: Dataset, config: FitConfig, start: int) -> Iterator[tuple[
     )  # fmt: skip
     return enumerate(progress(loader, "fit", config.steps, start), start)
 
-# %% ../../nbs/55_mini.recipe.ipynb #f971b0e4
+# %% ../../nbs/55_mini.recipe.ipynb #ce25eaf0
 def _resume(
     folder: Path, network: nn.Module, run: dict[str, Any], config: FitConfig
 ) -> tuple[_Keeper, list[float]]:
@@ -222,7 +216,7 @@ def _resume(
 
     return _Keeper(folder, save, config.save_seconds, optimiser, start, seconds), losses
 
-# %% ../../nbs/55_mini.recipe.ipynb #ce25eaf0
+# %% ../../nbs/55_mini.recipe.ipynb #99f09539
 def _cut_log(log: Path, start: int) -> list[float]:
     lines = log.read_text().splitlines()[:start] if start and log.is_file() else []
     try:
@@ -235,7 +229,7 @@ def _cut_log(log: Path, start: int) -> list[float]:
         partial.write_text("".join(line + "\n" for line in lines))
     return losses
 
-# %% ../../nbs/55_mini.recipe.ipynb #364d6260
+# %% ../../nbs/55_mini.recipe.ipynb #b371c7b8
 def save_half(
     path: str | Path,  # a .safetensors file
     network: nn.Module,
@@ -254,7 +248,7 @@ def save_half(
     meta = {"kind": kind, "conventions": {}, "config": asdict(config)}
     save_checkpoint(path, halves, meta)
 
-# %% ../../nbs/55_mini.recipe.ipynb #86232caa
+# %% ../../nbs/55_mini.recipe.ipynb #c467a3f0
 @dataclass(frozen=True)
 class Score:
     """What a network reached on what it had not seen."""
@@ -271,7 +265,7 @@ class Score:
             return None
         return self.value >= self.target if self.better == "up" else self.value <= self.target
 
-# %% ../../nbs/55_mini.recipe.ipynb #c467a3f0
+# %% ../../nbs/55_mini.recipe.ipynb #caa2e39f
 def score_table(scores: Sequence[Score]) -> str:
     """A score card as a markdown table."""
     rows = ["| score | value | target | met |", "|---|--:|--:|---|"]
@@ -283,10 +277,10 @@ def score_table(scores: Sequence[Score]) -> str:
         rows.append(f"| {score.name} {arrow} | {value} | {target} | {met} |")
     return "\n".join(rows)
 
-# %% ../../nbs/55_mini.recipe.ipynb #9e8e8cbb
+# %% ../../nbs/55_mini.recipe.ipynb #6aee0231
 RECORD = ("layout", "parameters", "function", "seed", "steps", "seconds", "trained_on", "scores")
 
-# %% ../../nbs/55_mini.recipe.ipynb #6aee0231
+# %% ../../nbs/55_mini.recipe.ipynb #4c38733b
 def publish(
     name: str,  # of the mini bundle
     write_files: Callable[[Path], object],  # fills a folder
