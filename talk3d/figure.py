@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOUTH_Y', 'MOUTH_Z', 'MOUTH_CURVE', 'EYE_X', 'EYE_Y', 'EYE_HALF', 'EYE_LOW', 'LIP', 'OPEN', 'SHAPE', 'NAPE', 'WALL_Z',
            'FAR', 'RECESS', 'face_shape', 'lid_height', 'lip_lines', 'Head', 'BaldHead', 'below_neckline', 'Body',
-           'march', 'brow_line', 'landmarks', 'hit_wall']
+           'march', 'brow_line', 'landmarks', 'hit_wall', 'wall_distance']
 
 # %% ../nbs/14_figure.ipynb #4f05b37a
 import functools
@@ -312,7 +312,7 @@ def march(
         index = index[keep]
     return depth
 
-# %% ../nbs/14_figure.ipynb #9a722bb0
+# %% ../nbs/14_figure.ipynb #039e35dd
 def brow_line(x: Tensor, brow: Tensor) -> Tensor:
     """Height of the middle of the brow at |x|; a frown pulls its inner end down."""
     rest = 0.139 - 3.6 * (x - 0.064).square()
@@ -331,7 +331,7 @@ def _jaw_rays(shape: Float[Tensor, "9 t"]) -> tuple[Tensor, Tensor]:
     centre[..., 2] += 0.028 * (1 - s)  # the upper ends lie before the ears
     return centre + 0.5 * away, -away
 
-# %% ../nbs/14_figure.ipynb #e038db7b
+# %% ../nbs/14_figure.ipynb #9a722bb0
 _NOSE = [[0.0, 0.078], [0.0, 0.052], [0.0, 0.026], [0.0, 0.0]]
 _NOSE += [[-0.026, -0.012], [-0.013, -0.019], [0.0, -0.021], [0.013, -0.019], [0.026, -0.012]]
 
@@ -350,7 +350,7 @@ def _front_points(shape: Float[Tensor, "9 t"]) -> Float[Tensor, "t 31 2"]:
     nose = like(_NOSE).expand(t, 9, 2)
     return torch.cat([brow * left, brow.flip(1), nose, eyes[0] * left, eyes[1][:, other]], dim=1)
 
-# %% ../nbs/14_figure.ipynb #fe7554f2
+# %% ../nbs/14_figure.ipynb #e038db7b
 _LIPS = {  # relative places along the mouth, and the side of the tube: 1 outer, -1 inner
     1.0: [-1.0, -0.6, -0.22, 0.0, 0.22, 0.6, 1.0, 0.6, 0.22, 0.0, -0.22, -0.6],
     -1.0: [-0.96, -0.4, 0.0, 0.4, 0.96, 0.4, 0.0, -0.4],
@@ -371,7 +371,7 @@ def _lip_points(shape: Float[Tensor, "9 t"]) -> Float[Tensor, "t 20 3"]:
         rows.append(torch.stack([x, y, z], dim=-1))
     return torch.cat(rows).transpose(0, 1)
 
-# %% ../nbs/14_figure.ipynb #81259079
+# %% ../nbs/14_figure.ipynb #fe7554f2
 def landmarks(motion: PuppetMotion, identity: PuppetIdentity) -> Float[Tensor, "t 68 3"]:
     """The 68 landmarks in the head frame."""
     shape = face_shape(motion, identity)
@@ -386,7 +386,7 @@ def landmarks(motion: PuppetMotion, identity: PuppetIdentity) -> Float[Tensor, "
     found = (o + depth * d).mT.unflatten(0, (len(motion), 60))
     return torch.cat([found, lips[:, 12:]], dim=1)
 
-# %% ../nbs/14_figure.ipynb #16991b54
+# %% ../nbs/14_figure.ipynb #0deac451
 WALL_Z, FAR = -0.42, 6.0  # the wall in the static world; the depth of rays that look away from it
 RECESS = ((-0.44, -1.5, -0.49), (0.44, 0.43, -0.42))  # corners of the box in the wall
 
@@ -400,3 +400,10 @@ def hit_wall(o: Float[Tensor, "3 n"], d: Float[Tensor, "3 n"]) -> Float[Tensor, 
     leave = torch.maximum((low - o) / d, (high - o) / d).amin(0)
     reach = torch.where(opening, leave, flat)
     return torch.where(flat > 0, reach.clamp(max=FAR), FAR)
+
+
+def wall_distance(points: Float[Tensor, "3 n"]) -> Float[Tensor, " n"]:
+    """How much room there is before the wall, for points of the static world; negative inside."""
+    low, high = (points.new_tensor(corner)[:, None] for corner in RECESS)
+    in_recess = torch.minimum(points - low, high - points)[:2].amin(0)
+    return torch.maximum(points[2] - WALL_Z, torch.minimum(in_recess, points[2] - low[2]))
