@@ -18,6 +18,7 @@ MINI: dict[str, str] = {  # name -> what it is for
     "lipsync_expert": "the sync loss: a lip-sync expert in the layout of Wav2Lip's",
     "syncnet": "the sync score: a scorer in the layout of SyncNet, trained apart from the expert",
     "landmarks": "68 landmarks of the puppet's face: a small network in the layout of FAN",
+    "prior": "heads from all sides: a small generator in the layout of EG3D",
 }
 
 # %% ../nbs/04_bundle.ipynb #d0671ae6

@@ -77,9 +77,10 @@ _MINI_TRAININGS = {  # name -> module and function
     "lipsync_expert": ("talk3d.mini.sync", "train_lipsync_expert"),
     "syncnet": ("talk3d.mini.sync", "train_syncnet"),
     "landmarks": ("talk3d.mini.landmarks", "train_landmarks"),
+    "prior": ("talk3d.mini.prior", "train_prior"),
 }
 
-
+# %% ../nbs/82_cli.ipynb #02bc7ed9
 @assets_app.command("train")
 def train_mini(
     name: Annotated[str, typer.Argument(help=", ".join(_MINI_TRAININGS))],
@@ -87,18 +88,20 @@ def train_mini(
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="none: as published", min=1)] = None,
     publish: Annotated[bool, typer.Option("--publish", help="put it into the mini bundle")] = False,
+    go_on: Annotated[bool, typer.Option("--go-on", help="prior: from the published one")] = False,
 ) -> None:
     """Train a mini network on the embedded world. Ctrl-C stops; the same command resumes."""
     from talk3d.bundle import bundle_folder
     from talk3d.mini.recipe import score_table
 
     train = _mini_training(name)
-    options = {} if steps is None else {"steps": steps}
+    options: dict[str, Any] = {} if steps is None else {"steps": steps}
+    options |= {"start": bundle_folder()} if go_on else {}
     folder = folder or Path("work") / "mini" / name
     goal = bundle_folder() if publish else None
     print(score_table(train(folder, seed=seed, publish_to=goal, **options)))
 
-# %% ../nbs/82_cli.ipynb #02bc7ed9
+# %% ../nbs/82_cli.ipynb #be66b4f4
 def _mini_training(name: str) -> Callable[..., Any]:
     if name not in _MINI_TRAININGS:
         known = ", ".join(_MINI_TRAININGS)
@@ -106,7 +109,7 @@ def _mini_training(name: str) -> Callable[..., Any]:
     module, function = _MINI_TRAININGS[name]
     return getattr(importlib.import_module(module), function)
 
-# %% ../nbs/82_cli.ipynb #1241b557
+# %% ../nbs/82_cli.ipynb #f8867da8
 @app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="official weights: .pkl, .pth, .pt, .model")],
@@ -123,7 +126,7 @@ def convert(
 
     print(convert_file(file, out, part, plane_axes))
 
-# %% ../nbs/82_cli.ipynb #827cc609
+# %% ../nbs/82_cli.ipynb #a43d4bbd
 @app.command()
 def benchmark(
     out: Annotated[Path, typer.Argument(help="a .json file for the record")],
@@ -146,7 +149,7 @@ def benchmark(
     else:
         raise InputError(f"no part {part!r}; choose generator or portrait")
 
-# %% ../nbs/82_cli.ipynb #b3190ef1
+# %% ../nbs/82_cli.ipynb #3c34a892
 @app.command()
 def preprocess(
     video: Annotated[Path, typer.Argument(help="a talking head at 25 fps, with sound")],
@@ -162,7 +165,7 @@ def preprocess(
     done = preprocess_stage(video, landmarks, folder, profile_named(profile), resample)
     say(done, f"{folder}/preprocess")
 
-# %% ../nbs/82_cli.ipynb #3c34a892
+# %% ../nbs/82_cli.ipynb #a4f5a521
 @app.command()
 def personalize(
     folder: Folder, profile: ProfileName = "smoke", seed: Seed = 0, device: Device = "auto"
@@ -173,7 +176,7 @@ def personalize(
 
     say(personalize_stage(folder, profile_named(profile), seed, device), f"{folder}/personalize")
 
-# %% ../nbs/82_cli.ipynb #a4f5a521
+# %% ../nbs/82_cli.ipynb #ad797fe9
 @app.command()
 def train(
     folder: Folder, profile: ProfileName = "smoke", seed: Seed = 0, device: Device = "auto"
@@ -184,7 +187,7 @@ def train(
 
     say(train_stage(folder, profile_named(profile), seed, device), f"{folder}/train")
 
-# %% ../nbs/82_cli.ipynb #ad797fe9
+# %% ../nbs/82_cli.ipynb #30d62727
 @app.command()
 def render(
     folder: Folder,
@@ -202,7 +205,7 @@ def render(
     render_stage(folder, out, audio, yaw, pitch, device)
     print(out)
 
-# %% ../nbs/82_cli.ipynb #30d62727
+# %% ../nbs/82_cli.ipynb #b8d85be0
 @app.command()
 def evaluate(
     folder: Folder,
@@ -220,14 +223,14 @@ def evaluate(
     say(done, f"{folder}/evaluate")
     print(format_lips(folder / "evaluate" / "scores.json"))
 
-# %% ../nbs/82_cli.ipynb #697512b3
+# %% ../nbs/82_cli.ipynb #0c67fb44
 def _pair(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign:
         raise InputError(f"-p takes NAME=VALUE, not {text!r}; for example: -p seed=1")
     return name, value
 
-# %% ../nbs/82_cli.ipynb #468fe8ea
+# %% ../nbs/82_cli.ipynb #eaf79112
 @app.command()
 def reproduce(
     targets: Annotated[list[str] | None, typer.Argument(help="figA1 figC2 ...; none: all")] = None,
@@ -257,7 +260,7 @@ def reproduce(
     for path in reproduce(run):
         print(path.with_suffix(".png"))
 
-# %% ../nbs/82_cli.ipynb #b8db5232
+# %% ../nbs/82_cli.ipynb #6f70d382
 def main() -> None:
     """Entry point of `talk3d`: run a command, turn errors into one sentence and an exit code."""
     told = ""  # printed when the progress bars of the failed work are closed
@@ -279,6 +282,6 @@ def main() -> None:
         print(told, file=sys.stderr)
     sys.exit(code)
 
-# %% ../nbs/82_cli.ipynb #1c98a5bb
+# %% ../nbs/82_cli.ipynb #b4f3a5c6
 if __name__ == "__main__" and "__file__" in globals():  # not while the notebook runs
     main()

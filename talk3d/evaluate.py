@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -68,10 +68,11 @@ def rank_correlation(
 def psnr(
     ours: Float[Tensor, "b 3 h w"],  # in [-1, 1]; what lies outside is clamped
     truth: Float[Tensor, "b 3 h w"],
+    mask: Bool[Tensor, "b h w"] | None = None,  # where they are compared; None: everywhere
 ) -> Float[Tensor, ""]:  # decibels
     """Peak signal-to-noise ratio, pooled over frames. Source: the release's in-training score."""
-    error = (ours.clamp(-1, 1) - truth.clamp(-1, 1)).square().mean()
-    return 10 * torch.log10(4 / error)
+    squares = (ours.clamp(-1, 1) - truth.clamp(-1, 1)).square().mean(dim=1)
+    return 10 * torch.log10(4 / (squares if mask is None else squares[mask]).mean())
 
 
 def landmark_distance(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEAD_SHAPES', 'WALL', 'body_distance', 'generic_head_distance', 'mean_frame', 'fill_wall', 'Slides', 'make_slides',
-           'density_target', 'distil_loss', 'PersonalizeConfig', 'Identity', 'fit_step', 'personalize']
+           'density_target', 'distil_loss', 'PersonalizeConfig', 'Identity', 'fit_step', 'personalize', 'InvertConfig',
+           'LatentSpread', 'latent_spread', 'invert']
 
 # %% ../nbs/52_inversion.ipynb #102ba856
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .camera import Camera, orbit_camera, project, rays_from_camera
+from .camera import Camera, Rays, orbit_camera, project, rays_from_camera
 from .core import progress
 from .dataset import TalkingFrames
 from .eg3d import Generator, GeneratorConfig
 from .losses import shrink
-from .triplane import sample_planes
+from .triplane import render_triplane, sample_planes
 from .volume import SeededDraws
 
 # %% ../nbs/52_inversion.ipynb #fa3407d8
@@ -194,3 +195,75 @@ def personalize(
         losses.append(loss.item())
     generator.requires_grad_(False)
     return Identity(generator, w, generator.paint(generator.spread(w))), losses
+
+# %% ../nbs/52_inversion.ipynb #594938d7
+@dataclass(frozen=True)
+class InvertConfig:
+    """How a picture is inverted. None of it is in the paper."""
+
+    steps: int = 120
+    rate: float = 0.05  # Adam, in deviations; the last quarter of the steps falls to zero
+    rays: int = 1024  # compared in a step
+    stay: float = 2e-3  # weight of the squared distance from the mean, per axis
+    apart: float = 8e-3  # weight of the squared distance of a layer from the others
+    together: float = 0.5  # share of the steps in which all layers share one latent
+
+# %% ../nbs/52_inversion.ipynb #7178aba1
+@dataclass(frozen=True)
+class LatentSpread:
+    """Where the latents of random codes lie."""
+
+    mean: Float[Tensor, " d"]
+    axes: Float[Tensor, "d k"]  # a step of one deviation along each axis
+
+
+def latent_spread(generator: Generator, camera: Camera, seed: int = 0) -> LatentSpread:
+    """Mean and principal axes of the latents of 512 random codes, conditioned on a camera."""
+    random = torch.Generator().manual_seed(seed)
+    z = torch.randn(512, generator.config.z_dim, generator=random).to(camera.cam2world)
+    with torch.no_grad():
+        label = camera.label[:1].expand(512, -1) * generator.config.condition_scale
+        w = generator.backbone.mapping(z, label)
+    strength, axes = torch.linalg.eigh(torch.cov(w.T))
+    kept = strength > 1e-4 * strength[-1]
+    return LatentSpread(w.mean(0), axes[:, kept] * strength[kept].sqrt())
+
+# %% ../nbs/52_inversion.ipynb #d5b1ff3e
+def _seen(
+    generator: Generator, w_plus: Tensor, camera: Camera, some: Tensor, random: torch.Generator
+) -> Float[Tensor, "1 n 3"]:
+    """What some rays of the raw picture see."""
+    rays = rays_from_camera(camera, generator.config.neural_resolution)
+    rays = Rays(rays.origins[:, some], rays.directions[:, some])
+    planes, render = generator.paint(w_plus), generator.config.render
+    return render_triplane(planes, generator.decoder, rays, render, SeededDraws(random)).features[
+        ..., :3
+    ]
+
+# %% ../nbs/52_inversion.ipynb #4c06c03a
+def invert(
+    generator: Generator,  # frozen
+    rgb: Float[Tensor, "1 3 h w"],  # in [-1, 1]
+    camera: Camera,  # that of the picture
+    config: InvertConfig = InvertConfig(),
+    seed: int = 0,
+) -> Float[Tensor, "1 l d"]:  # w_plus
+    """The latents of a picture. The raw picture is compared, so super-resolution plays no part."""
+    size, layers = generator.config.neural_resolution, generator.backbone.synthesis.num_ws
+    spread, random = latent_spread(generator, camera, seed), torch.Generator().manual_seed(seed)
+    x = torch.zeros(1, 1 + layers, spread.axes.shape[1], device=rgb.device, requires_grad=True)
+    optimiser = torch.optim.Adam([x], config.rate, betas=(0.9, 0.99))
+    shared, apart = x[:, :1], x[:, 1:]  # deviations of all layers, and of each from the others
+    wanted = shrink(rgb, size).flatten(2).mT  # 1 n 3
+    for step in progress(range(config.steps), "invert"):
+        free = step >= config.together * config.steps
+        w_plus = spread.mean + (shared + free * apart) @ spread.axes.mT
+        some = torch.randperm(size * size, generator=random)[: config.rays]
+        error = _seen(generator, w_plus, camera, some, random) - wanted[:, some]
+        strain = config.stay * shared.square().mean() + config.apart * apart.square().mean()
+        loss = error.square().mean() + 0.1 * error.abs().mean() + strain
+        optimiser.param_groups[0]["lr"] = config.rate * min(1.0, 4 * (1 - step / config.steps))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return (spread.mean + (shared + apart) @ spread.axes.mT).detach()

@@ -53,6 +53,7 @@ LONG_CELLS: dict[tuple[str, str], str] = {
     ("person", "PuppetMotion"): "one line for each thing that moves, with its meaning",
     ("puppet", "imports"): "the last of three floors joins the names of the two below; no code",
     ("puppet", "Puppet"): "one short method for each thing that can be asked of a puppet",
+    ("inversion", "invert"): "one search, readable from first guess to result",
     ("stylegan2", "SynthesisBlock"): "a published block: its layers and the order they run in",
     ("stylegan2", "SynthesisNetwork"): "a published network: its blocks and the loop over them",
     ("stylegan2", "MappingNetwork"): "a published network: its layers and the loop over them",

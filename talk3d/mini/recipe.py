@@ -13,7 +13,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ class FitConfig:
     rate: float = 1e-3  # AdamW, at its highest
     warmup: int = 100  # steps from zero to the highest rate
     weight_decay: float = 0.0
+    memory: float = 0.999  # of AdamW for squared gradients: its second beta
     clip: float = 1.0  # longest gradient
     save_seconds: float = 60.0  # between two saved states
     workers: int = 1  # processes that prepare data; 0: this one
@@ -112,7 +113,7 @@ def _fit_step(
     """One step of a run, with the random numbers of that step."""
     torch.manual_seed(step_generator(seed, step).initial_seed())
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate(config, step)
+        group["lr"] = learning_rate(config, step) * group["pace"]
     value = loss(network, batch)
     if not torch.isfinite(value):
         raise InputError(f"the loss is {value.item()} at step {step}; lower the rate")
@@ -130,12 +131,13 @@ def fit(
     config: FitConfig,
     folder: str | Path,  # where state and log lie; a state found there is resumed
     seed: int = 0,  # of the run; the dataset has its own
+    paces: Mapping[str, float] = {},  # names of modules that learn so much faster than the rest
 ) -> Fit:
     """Train a network, resuming where an earlier run in the same folder stopped.
 
     Raises `InputError`: the folder holds another run, its state is damaged, the loss is no number.
     """
-    run = {"seed": seed} | asdict(config)
+    run = {"seed": seed, "paces": paces} | asdict(config)
     del run["save_seconds"], run["workers"]  # they change nothing
     keeper, losses = _resume(Path(folder), network, run, config)
     network.train()
@@ -206,8 +208,10 @@ def _resume(
     folder: Path, network: nn.Module, run: dict[str, Any], config: FitConfig
 ) -> tuple[_Keeper, list[float]]:
     """The keeper of a run, and the losses of the steps already done."""
-    learned = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(learned, config.rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        _groups(network, run["paces"]), config.rate, (0.9, config.memory),
+        weight_decay=config.weight_decay,
+    )  # fmt: skip
     start, seconds = _load(folder, network, optimiser, run)
     losses = _cut_log(folder / "log.jsonl", start)
 
@@ -217,6 +221,16 @@ def _resume(
     return _Keeper(folder, save, config.save_seconds, optimiser, start, seconds), losses
 
 # %% ../../nbs/55_mini.recipe.ipynb #99f09539
+def _groups(network: nn.Module, paces: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What learns, in groups of one pace each."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            pace = next((v for start, v in paces.items() if name.startswith(start + ".")), 1.0)
+            groups.setdefault(pace, []).append(parameter)
+    return [{"params": params, "pace": pace} for pace, params in groups.items()]
+
+# %% ../../nbs/55_mini.recipe.ipynb #d44db933
 def _cut_log(log: Path, start: int) -> list[float]:
     lines = log.read_text().splitlines()[:start] if start and log.is_file() else []
     try:
@@ -229,12 +243,13 @@ def _cut_log(log: Path, start: int) -> list[float]:
         partial.write_text("".join(line + "\n" for line in lines))
     return losses
 
-# %% ../../nbs/55_mini.recipe.ipynb #b371c7b8
+# %% ../../nbs/55_mini.recipe.ipynb #86232caa
 def save_half(
     path: str | Path,  # a .safetensors file
     network: nn.Module,
     kind: str,  # the layout, as `load_network` asks for it
     config: Any,  # the sizes: a frozen dataclass
+    conventions: Mapping[str, str] = {},  # what files used with this one must agree on
 ) -> None:
     """Write a network in half precision, with its sizes.
 
@@ -245,10 +260,10 @@ def save_half(
         halves[name] = value.half() if value.is_floating_point() else value
         if value.is_floating_point() and not torch.isfinite(halves[name]).all():
             raise InputError(f"{name} does not fit into 16 bits; train with a smaller rate")
-    meta = {"kind": kind, "conventions": {}, "config": asdict(config)}
+    meta = {"kind": kind, "conventions": conventions, "config": asdict(config)}
     save_checkpoint(path, halves, meta)
 
-# %% ../../nbs/55_mini.recipe.ipynb #c467a3f0
+# %% ../../nbs/55_mini.recipe.ipynb #7db926f9
 @dataclass(frozen=True)
 class Score:
     """What a network reached on what it had not seen."""
@@ -265,7 +280,7 @@ class Score:
             return None
         return self.value >= self.target if self.better == "up" else self.value <= self.target
 
-# %% ../../nbs/55_mini.recipe.ipynb #caa2e39f
+# %% ../../nbs/55_mini.recipe.ipynb #9e8e8cbb
 def score_table(scores: Sequence[Score]) -> str:
     """A score card as a markdown table."""
     rows = ["| score | value | target | met |", "|---|--:|--:|---|"]
@@ -277,10 +292,10 @@ def score_table(scores: Sequence[Score]) -> str:
         rows.append(f"| {score.name} {arrow} | {value} | {target} | {met} |")
     return "\n".join(rows)
 
-# %% ../../nbs/55_mini.recipe.ipynb #6aee0231
+# %% ../../nbs/55_mini.recipe.ipynb #c1e8bb31
 RECORD = ("layout", "parameters", "function", "seed", "steps", "seconds", "trained_on", "scores")
 
-# %% ../../nbs/55_mini.recipe.ipynb #4c38733b
+# %% ../../nbs/55_mini.recipe.ipynb #07b167fd
 def publish(
     name: str,  # of the mini bundle
     write_files: Callable[[Path], object],  # fills a folder
@@ -297,9 +312,10 @@ def publish(
     with atomic_path(bundle / name) as partial:
         partial.mkdir()
         write_files(partial)
+    later = " --go-on" if len(record.get("stretches", [])) > 1 else ""
     made = {
         "command": f"talk3d assets train {name} --seed {record['seed']} "
-        f"--steps {record['steps']} --publish",
+        f"--steps {record['steps']}{later} --publish",
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
     }
