@@ -11,6 +11,7 @@ import pytest
 from cells import ROOT, code_cells, read_notebook, source
 
 import talk3d
+from talk3d.bundle import bundle_folder
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MEBIBYTE = 2**20
@@ -124,8 +125,13 @@ def test_no_traces_of_a_machine():
 
 
 def test_no_large_files():
-    large = [p.name for p in repository_files() if p.stat().st_size > 2 * MEBIBYTE]
-    assert large == []
+    others = [p for p in repository_files() if bundle_folder() not in p.parents]
+    assert [p.name for p in others if p.stat().st_size > 2 * MEBIBYTE] == []
+
+
+def test_the_mini_bundle_is_small():
+    sizes = {p.name: p.stat().st_size for p in bundle_folder().rglob("*") if p.is_file()}
+    assert sum(sizes.values()) <= 25e6, sizes
 
 
 def test_no_unsafe_loads():
