@@ -75,7 +75,7 @@ class PriorCourse:
     """One stretch of training."""
 
     steps: int = 15_000
-    pictured: float = 0.2  # share of the steps, the last ones, that compare pictures too
+    pictured: float = 0.15  # share of the steps, the last ones, that compare pictures too
     scenes: int = 4  # a step, at points
     field: FieldConfig = field(default_factory=FieldConfig)
     rate: float = 0.03  # AdamW, at its highest, of the points
