@@ -95,6 +95,8 @@ def train_mini(
     from talk3d.mini.recipe import score_table
 
     train = _mini_training(name)
+    if go_on and name != "prior":
+        raise InputError(f"{name} is trained in one go; leave --go-on out")
     options: dict[str, Any] = {} if steps is None else {"steps": steps}
     options |= {"start": bundle_folder()} if go_on else {}
     folder = folder or Path("work") / "mini" / name

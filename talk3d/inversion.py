@@ -230,15 +230,13 @@ def latent_spread(generator: Generator, camera: Camera, seed: int = 0) -> Latent
 
 # %% ../nbs/52_inversion.ipynb #d5b1ff3e
 def _seen(
-    generator: Generator, w_plus: Tensor, camera: Camera, some: Tensor, random: torch.Generator
+    generator: Generator, w_plus: Tensor, rays: Rays, some: Tensor, random: torch.Generator
 ) -> Float[Tensor, "1 n 3"]:
     """What some rays of the raw picture see."""
-    rays = rays_from_camera(camera, generator.config.neural_resolution)
     rays = Rays(rays.origins[:, some], rays.directions[:, some])
-    planes, render = generator.paint(w_plus), generator.config.render
-    return render_triplane(planes, generator.decoder, rays, render, SeededDraws(random)).features[
-        ..., :3
-    ]
+    planes, config = generator.paint(w_plus), generator.config.render
+    seen = render_triplane(planes, generator.decoder, rays, config, SeededDraws(random))
+    return seen.features[..., :3]
 
 # %% ../nbs/52_inversion.ipynb #4c06c03a
 def invert(
@@ -254,12 +252,12 @@ def invert(
     x = torch.zeros(1, 1 + layers, spread.axes.shape[1], device=rgb.device, requires_grad=True)
     optimiser = torch.optim.Adam([x], config.rate, betas=(0.9, 0.99))
     shared, apart = x[:, :1], x[:, 1:]  # deviations of all layers, and of each from the others
-    wanted = shrink(rgb, size).flatten(2).mT  # 1 n 3
+    wanted, rays = shrink(rgb, size).flatten(2).mT, rays_from_camera(camera, size)
     for step in progress(range(config.steps), "invert"):
         free = step >= config.together * config.steps
         w_plus = spread.mean + (shared + free * apart) @ spread.axes.mT
         some = torch.randperm(size * size, generator=random)[: config.rays]
-        error = _seen(generator, w_plus, camera, some, random) - wanted[:, some]
+        error = _seen(generator, w_plus, rays, some, random) - wanted[:, some]
         strain = config.stay * shared.square().mean() + config.apart * apart.square().mean()
         loss = error.square().mean() + 0.1 * error.abs().mean() + strain
         optimiser.param_groups[0]["lr"] = config.rate * min(1.0, 4 * (1 - step / config.steps))

@@ -88,7 +88,7 @@ def coded_people(generator: Generator, people: int) -> tuple[Tensor, Tensor]:
         who, draws = faces.sitting(number), torch.Generator().manual_seed(number)
         z = scene_code(scene_ranks(*who, draws), generator.config.z_dim, draws)
         with torch.no_grad():
-            latents.append(generator.backbone.mapping(z[None], who[2].label)[0])
+            latents.append(generator.latents(z[None], who[2])[0, 0])
         values.append(torch.tensor([getattr(who[0], name) for name in PROBED]))
     return torch.stack(latents), torch.stack(values)
 

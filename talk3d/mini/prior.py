@@ -64,7 +64,7 @@ def soft_occupancy(
 
 
 def occupancy_error(raw: Float[Tensor, "*b"], distance: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
-    """Cross entropy of what a hundredth of a world unit, twice, absorbs and what it should."""
+    """Cross entropy of what two hundredths of a world unit absorb and what they should."""
     thickness = nn.functional.softplus(raw - 1) * 0.02  # optical
     wanted, absorbed = soft_occupancy(distance), -torch.expm1(-thickness)
     return ((1 - wanted) * thickness - wanted * (absorbed + 1e-5).log()).mean()
@@ -167,21 +167,17 @@ def settle_mean(generator: Generator, seed: int = 0) -> None:
     generator.backbone.mapping.w_avg.copy_(latent_spread(generator, front, seed).mean)
 
 # %% ../../nbs/70_mini.prior.ipynb #c27eb307
-def _learn(
-    generator: Generator, course: PriorCourse, folder: Path, seed: int
-) -> tuple[float, list[float]]:  # seconds, and the losses of all steps
+def _learn(generator: Generator, course: PriorCourse, folder: Path, seed: int) -> float:  # seconds
     """Both parts of a stretch; what is done already is not done again."""
-    seconds, losses = 0.0, list[float]()
+    seconds = 0.0
     last = round(course.pictured * course.steps)
     plans = {"points": (course.steps - last, course.rate), "pictures": (last, course.picture_rate)}
     for part, (steps, rate) in plans.items():
         scenes = Scenes(course, generator.config, seed, part == "pictures")
         config = FitConfig(steps, rate, memory=0.99)
-        done = fit(
-            generator, scenes, partial(prior_error, course), config, folder / part, seed, PACES
-        )
-        seconds, losses = seconds + done.seconds, losses + done.losses
-    return seconds, losses
+        error = partial(prior_error, course)
+        seconds += fit(generator, scenes, error, config, folder / part, seed, PACES).seconds
+    return seconds
 
 # %% ../../nbs/70_mini.prior.ipynb #f4c791e5
 def load_prior(bundle: Path | None = None) -> Generator:
@@ -211,7 +207,7 @@ def train_prior(
     """Train a stretch, round, judge, and publish if wanted."""
     folder, course = Path(folder), replace(course, steps=steps)
     generator, behind = _beginning(start, config, seed)
-    seconds, _ = _learn(generator, course, folder, seed)
+    seconds = _learn(generator, course, folder, seed)
     settle_mean(generator)
     file = folder / "model.safetensors"
     save_half(file, generator, "generator", generator.config, generator.config.conventions)
