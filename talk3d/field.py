@@ -122,9 +122,9 @@ class FieldConfig:
     views: int = 5  # cameras: the photographer's own, and others around the head
     yaw_std: float = 25.0  # degrees, of the others
     pitch_std: float = 12.0  # degrees
-    eyes: float = 0.18  # share of rays aimed at the eyes
-    mouth: float = 0.18  # at the mouth
-    face: float = 0.26  # at the face
+    eyes: float = 0.15  # share of rays aimed at the eyes
+    mouth: float = 0.15  # at the mouth
+    face: float = 0.20  # at the face
     beside: float = 0.008  # how far from a surface its colour is still asked, world units
 
 # %% ../nbs/37_field.ipynb #46863bb9

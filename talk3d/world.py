@@ -23,7 +23,10 @@ from .synthetic import TalkConfig
 from .utterances import UTTERANCES, join_speech, load_utterance
 
 # %% ../nbs/36_world.ipynb #5975560a
-STREAMS = ("faces", "landmarks", "lipsync_expert", "syncnet", "held out", "talks")
+STREAMS = (
+    "faces", "landmarks", "lipsync_expert", "syncnet", "held out", "talks",
+    "embedder", "perceptual", "restorer",
+)  # fmt: skip
 _PEOPLE = 2**28  # of each stream
 
 

@@ -38,7 +38,7 @@ from ..world import Faces, FacesConfig
 PRIOR = GeneratorConfig(
     z_dim=128, w_dim=128, plane_size=128, plane_channels=16, channel_base=2048, channel_max=256,
     hidden=48, neural_resolution=64, sr_native=64, sr_widths=(32, 24), sr_up=(False, True),
-    render=RenderConfig(near=2.25, far=3.6, samples=24, importance=24, box=1.2),
+    render=RenderConfig(near=2.25, far=3.6, samples=24, importance=24, box=1.6),
 )  # fmt: skip
 
 # %% ../../nbs/70_mini.prior.ipynb #47ac568e
@@ -191,7 +191,9 @@ def _beginning(start: Path | None, config: GeneratorConfig, seed: int) -> tuple[
     record = read_manifest(start).get("prior") if start else None
     if record is None:
         return new_prior(config, seed), []
-    return load_prior(start).requires_grad_(True), record["stretches"]
+    generator = Generator(config)
+    generator.load_state_dict(load_prior(start).state_dict())
+    return generator, record["stretches"]
 
 # %% ../../nbs/70_mini.prior.ipynb #e7105bae
 def train_prior(
