@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: $(READY)  ## redraw the figures and tables of the appendix from the embedded world
-	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile smoke --cores $(CORES)
+	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile demo --cores $(CORES)
 
 benchmark: $(READY)  ## time generator and portrait at full size; records in figures/benchmarks
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d benchmark figures/benchmarks/eg3d_full_cpu.json --device cpu
@@ -78,5 +78,5 @@ readme: $(READY)  ## render README.md from nbs/index.ipynb
 	PATH="$(BIN):$$PATH" tools/readme.sh
 
 clean:  ## remove the environment, the caches and the unpublished results
-	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info work figures/smoke
+	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info work figures/smoke figures/demo
 	find nbs talk3d tests -name __pycache__ -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -376,11 +376,9 @@ def package_findings() -> list[Finding]:
 
 # %% ../nbs/05_assets.ipynb #07d3748c
 _SMOKE = "reproduces figA1 figC2 figF4, also with --clip VIDEO, and makes a portrait of it"
-_DEMO = (
-    "needs the whole mini bundle; this version trains only its networks that listen and measure; "
-    "use --profile smoke"
-)
+_DEMO = "the same, better, from the prior of the mini bundle and judged by its networks"
 _SMOKE_NEEDS = ("torch", "PyAV", "packages", "extra reproduce")
+_DEMO_NEEDS = ("mini prior", "mini perceptual", "mini embedder", "mini lipsync_expert")
 
 # %% ../nbs/05_assets.ipynb #bb8a89f3
 def profile_findings(
@@ -388,16 +386,19 @@ def profile_findings(
 ) -> list[Finding]:  # one for each of smoke, demo and paper
     """What can be run here."""
     bad = {finding.what for finding in findings if finding.state != "ok"}
-    lacks = [what for what in _SMOKE_NEEDS if what in bad]
-    told = f"needs {', '.join(lacks)}: see above" if lacks else _SMOKE
+    small = _runnable("smoke", _SMOKE_NEEDS, bad, _SMOKE)
+    middle = _runnable("demo", (*_SMOKE_NEEDS, *_DEMO_NEEDS), bad, _DEMO)
     wanted = [asset for asset in OFFICIAL if "paper" in asset.profiles and asset.name in bad]
     files = ", ".join(Path(asset.file).name for asset in wanted)
     paper = f"needs {files}" if wanted else "has every official file"
-    return [
-        Finding("profile smoke", "missing" if lacks else "ok", told),
-        Finding("profile demo", "missing", _DEMO),
-        Finding("profile paper", "missing", f"{paper}; this version has no loaders for it yet"),
-    ]
+    told = f"{paper}; this version has no loaders for it yet"
+    return [small, middle, Finding("profile paper", "missing", told)]
+
+
+def _runnable(name: str, needs: Sequence[str], bad: set[str], good: str) -> Finding:
+    lacks = [what for what in needs if what in bad]
+    told = f"needs {', '.join(lacks)}: see above" if lacks else good
+    return Finding(f"profile {name}", "missing" if lacks else "ok", told)
 
 # %% ../nbs/05_assets.ipynb #d67a95f6
 def mini_finding(

@@ -18,7 +18,10 @@ MINI: dict[str, str] = {  # name -> what it is for
     "lipsync_expert": "the sync loss: a lip-sync expert in the layout of Wav2Lip's",
     "syncnet": "the sync score: a scorer in the layout of SyncNet, trained apart from the expert",
     "landmarks": "68 landmarks of the puppet's face: a small network in the layout of FAN",
+    "embedder": "who is in the picture: a face embedder in the layout of ArcFace's IR-SE50",
+    "perceptual": "how alike pictures look, LPIPS-mini: a small backbone in the layout of AlexNet",
     "prior": "heads from all sides: a small generator in the layout of EG3D",
+    "restorer": "stage 2, neural renderings to full pictures: a restorer in the layout of GFPGAN",
 }
 
 # %% ../nbs/04_bundle.ipynb #d0671ae6

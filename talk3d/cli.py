@@ -77,7 +77,10 @@ _MINI_TRAININGS = {  # name -> module and function
     "lipsync_expert": ("talk3d.mini.sync", "train_lipsync_expert"),
     "syncnet": ("talk3d.mini.sync", "train_syncnet"),
     "landmarks": ("talk3d.mini.landmarks", "train_landmarks"),
+    "embedder": ("talk3d.mini.embedder", "train_embedder"),
+    "perceptual": ("talk3d.mini.perceptual", "train_perceptual"),
     "prior": ("talk3d.mini.prior", "train_prior"),
+    "restorer": ("talk3d.mini.restorer", "train_restorer"),
 }
 
 # %% ../nbs/82_cli.ipynb #02bc7ed9

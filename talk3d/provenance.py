@@ -44,6 +44,7 @@ def imported_modules(
             names |= (
                 {f"{stem}.{alias.name}" for alias in node.names} if stem == "talk3d" else {stem}
             )
+    names.discard("talk3d.__version__")  # no module
     return {name.removeprefix("talk3d.") for name in names if name.startswith("talk3d.")}
 
 # %% ../nbs/02_provenance.ipynb #f2898f2e

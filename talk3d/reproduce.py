@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import InputError, MissingAsset, digest, file_sha256, write_json
+from .pipeline import MINI_JUDGES, mini_digests
 from .profiles import Profile, profile_named
 from .provenance import code_digest, imported_modules, source_digest
 
@@ -136,11 +137,13 @@ def stage_keys(run: Run, profile: Profile) -> dict[str, Any]:
     if run.clip:
         outside = {"clip": file_sha256(run.clip), "landmarks": file_sha256(str(run.landmarks))}
     common = [run.seed, run.device]
+    person = [profile.portrait, profile.personalize, profile.tune, mini_digests(profile, ["prior"])]
+    learnt = [profile.portrait, profile.train, mini_digests(profile, MINI_JUDGES)]
     return {
         "clip" if run.clip else "world": [outside or profile.talk, code_digest("synthetic")],
         "preprocess": [profile.preprocess, run.resample, outside, code_digest("preprocess")],
-        "personalize": [profile.personalize, profile.portrait, common, code_digest("inversion")],
-        "train": [profile.train, profile.portrait, common, code_digest("train")],
+        "personalize": [person, common, code_digest("inversion")],
+        "train": [learnt, common, code_digest("train")],
         "evaluate": [profile, common, code_digest("evaluate")],
     }
 

@@ -160,7 +160,6 @@ def test_wishes_that_cannot_be_met_are_refused(good, tmp_path, refused):
         ("figZ9",): "no target 'figZ9'; there are: figA1, figC2, figF4",
         ("tabC1",): "has no notebook in this version; there are: figA1",
         ("figA1", "--profile", "huge"): "no profile 'huge'; use smoke, demo or paper",
-        ("figA1", "--profile", "demo"): "mini bundle",
         ("figA1", "--profile", "paper"): "official",
         ("figA1", "-p", "colour=red"): "has no parameter 'colour'; it has: profile",
         ("figA1", "-p", "seed=many"): "parameter seed is a number (int), not 'many'; give one",
@@ -236,7 +235,7 @@ def test_doctor_says_what_is_here_and_what_is_not(tmp_path):
     assert re.search("healthy|repaired", rows["torchvision"])
     assert "cpu" in rows["devices"]
     assert " ok " in rows["profile smoke"] and "figA1 figC2 figF4" in rows["profile smoke"]
-    assert " missing " in rows["profile demo"] and "mini bundle" in rows["profile demo"]
+    assert " ok " in rows["profile demo"] and "mini bundle" in rows["profile demo"]
     weights = [line for line in rows.values() if str(tmp_path) in line]
     assert len(weights) >= 8 and all("missing" in line and "put it at" in line for line in weights)
 

@@ -85,7 +85,6 @@ CELL_COUNTS: dict[str, str] = {
     "mini.sync": "two networks learn and are examined side by side, to be compared; "
     "their data have a notebook of their own already",
     "profiles": "a table of numbers and one function that looks them up: nothing to derive",
-    "networks": "a table of networks and one door for their files: nothing to derive",
     "ablations": "a table of rows and what they cost; what is switched is explained below it",
 }
 

@@ -9,7 +9,6 @@ __all__ = ['YAW', 'PITCH', 'ROLL', 'SIDE', 'SHOTS', 'PEOPLE', 'MIRRORED', 'FRAME
            'train_landmarks']
 
 # %% ../../nbs/62_mini.landmarks.ipynb #304b31da
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -27,7 +26,7 @@ from torch.utils.data import Dataset
 from ..camera import project
 from ..fan import Fan, FanConfig, close_windows, draw_heat_maps, locate
 from ..media import to_uint8
-from .recipe import FitConfig, Score, fit, keep_pool, ship
+from .recipe import FitConfig, Score, core_seconds, fit, keep_pool, ship
 from ..person import PuppetMotion
 from ..puppet import Puppet
 from ..speech import load_speech
@@ -312,11 +311,6 @@ FAN = FanConfig(stacks=1, stem=16, middle=32, width=64, depth=4, size=128)
 STEPS, BATCH, RATE = 1500, 16, 3e-3
 
 # %% ../../nbs/62_mini.landmarks.ipynb #d42da521
-def _cores() -> float:
-    """Seconds that this process and its workers have computed."""
-    return sum(os.times()[:4])
-
-# %% ../../nbs/62_mini.landmarks.ipynb #bbdd6d2c
 def train_landmarks(
     folder: str | Path,  # of the run; a run found there is resumed
     seed: int = 0,
@@ -327,17 +321,14 @@ def train_landmarks(
     config: FanConfig = FAN,
 ) -> list[Score]:
     """Render the pool, train, round, judge, and publish if wanted."""
-    folder, began, waited = Path(folder), _cores(), time.monotonic()
+    folder, began, waited = Path(folder), core_seconds(), time.monotonic()
     pictures, points = render_pool(folder / f"pool-{seed}-{people}", people, seed)
     waited = time.monotonic() - waited
     looks, network = Looks(pictures, points, config, BATCH, seed), new_fan(config, seed)
     done = fit(network, looks, heat_map_loss, FitConfig(steps, RATE), folder, seed)
-    seconds = {"seconds": round(done.seconds + waited), "core_seconds": round(_cores() - began)}
-    told = seconds | {
-        "function": "talk3d.mini.landmarks.train_landmarks",
-        "seed": seed,
-        "steps": steps,
-        "trained_on": f"{len(pictures)} puppet pictures of {people} people, stream landmarks",
-    }
+    told: dict[str, int | str] = {"seed": seed, "steps": steps}
+    told |= {"seconds": round(done.seconds + waited), "core_seconds": round(core_seconds() - began)}
+    told["function"] = "talk3d.mini.landmarks.train_landmarks"
+    told["trained_on"] = f"{len(pictures)} puppet pictures of {people} people, stream landmarks"
     judge = partial(score_landmarks, people=judged)
     return ship("landmarks", "fan", network, folder, judge, told, publish_to)

@@ -34,6 +34,7 @@ class Likeness:
     number: int  # in the stream "held out"
     truth: PuppetFrame  # from VIEWS, as large as the prior's pictures
     rgb: Float[Tensor, "v 3 h w"]
+    raw: Float[Tensor, "v 3 n n"]  # the neural renderings that rgb was made from
     depth: Float[Tensor, "v n n"]  # distance along the ray, world units
     w_plus: Float[Tensor, "1 l d"]
 
@@ -55,7 +56,7 @@ def portray(generator: Generator, number: int) -> Likeness:
     with torch.no_grad():
         planes = generator.paint(w_plus).expand(len(VIEWS), -1, -1, -1, -1)
         seen = generator.picture(planes, cameras, w_plus[:, -1].expand(len(VIEWS), -1))
-    return Likeness(number, truth, seen.rgb, seen.depth, w_plus)
+    return Likeness(number, truth, seen.rgb, seen.raw, seen.depth, w_plus)
 
 # %% ../../nbs/69_mini.likeness.ipynb #22ce30d1
 def mean_face(size: int, people: int = 100) -> Float[Tensor, "3 h w"]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECORD', 'FitConfig', 'learning_rate', 'Fit', 'fit', 'keep_pool', 'save_half', 'Score', 'score_table', 'publish',
-           'ship']
+           'core_seconds', 'ship']
 
 # %% ../../nbs/55_mini.recipe.ipynb #771fa4ca
 import json
@@ -369,6 +369,11 @@ def publish(
     add_record(name, record | made, bundle)
 
 # %% ../../nbs/55_mini.recipe.ipynb #0c427caa
+def core_seconds() -> float:
+    """Seconds that this process and its finished workers have computed, on all cores."""
+    return sum(os.times()[:4])
+
+
 def ship(
     name: str,  # of the mini bundle
     kind: str,  # its layout, a name of `NETWORKS`
