@@ -152,6 +152,7 @@ class FieldConfig:
     eyes: float = 0.15  # share of rays aimed at the eyes
     mouth: float = 0.15  # at the mouth
     face: float = 0.20  # at the face
+    anywhere: int = 600  # points in the whole room
     beside: float = 0.008  # how far from a surface its colour is still asked, world units
 
 # %% ../nbs/37_field.ipynb #0e9e3b73
@@ -200,13 +201,21 @@ def _ways(
     return normalize(way, dim=1)
 
 # %% ../nbs/37_field.ipynb #e8978b33
+_ROOM = ((-1.05, -0.75, -0.55), (1.05, 0.75, 0.75))  # all that cameras up to 30 degrees aside see
+
+
+def _anywhere(n: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+    low, high = torch.tensor(_ROOM)
+    return low + (high - low) * torch.rand(n, 3, generator=generator)
+
+# %% ../nbs/37_field.ipynb #74bcc9c5
 def sample_field(
     config: FieldConfig,
     identity: PuppetIdentity,
     motion: PuppetMotion,  # one frame
     camera: Camera,  # the one that photographs
     generator: torch.Generator,  # where the randomness comes from
-) -> FieldSample:  # four points a ray
+) -> FieldSample:  # four points a ray, then those anywhere
     """Ask a scene at points around what can be seen of it."""
     n = config.rays
     cameras = _cameras(config, camera, generator)
@@ -224,4 +233,5 @@ def sample_field(
     ]
     origin = cameras.cam2world[frame, :3, 3].repeat(4, 1)
     points = origin + torch.cat(places)[:, None] * way.repeat(4, 1)
+    points = torch.cat([points, _anywhere(config.anywhere, generator)])
     return FieldSample(points, surface_distance(identity, motion, points), rgb)
