@@ -28,7 +28,7 @@ from talk3d.world import STREAMS, world_identity
 STEPS = 4
 BRIEF = replace(
     DEMO,
-    talk=replace(DEMO.talk, frames=40, supersample=1),
+    talk=replace(DEMO.talk, frames=60, supersample=1),
     tune=TuneConfig(invert=InvertConfig(steps=40), steps=10, points=1000),
     train=replace(
         DEMO.train, steps=STEPS, weights=replace(DEMO.train.weights, sync_from=STEPS - 1)
