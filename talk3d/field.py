@@ -40,16 +40,21 @@ def palette_place(
 _WINDING = ("iris", "shirt", "background")
 
 
+@functools.cache
+def _along(palette: tuple[tuple[float, float, float], ...]) -> Float[Tensor, "601 3"]:
+    """The colours of a palette, evenly drawn."""
+    steps = torch.linspace(0.0, len(palette) - 1.0, 601)
+    first = steps.floor().clamp(max=len(palette) - 2).long()
+    corners, part = torch.tensor(palette), (steps - first)[:, None]
+    return corners[first] * (1 - part) + corners[first + 1] * part
+
+
 def channel_ranks(
     colour: tuple[float, float, float],
     palette: tuple[tuple[float, float, float], ...],
 ) -> list[float]:  # of red, green and blue, each in [0, 1]
     """How much of a palette has less of each channel."""
-    steps = torch.linspace(0.0, len(palette) - 1.0, 601)
-    first = steps.floor().clamp(max=len(palette) - 2).long()
-    corners, part = torch.tensor(palette), (steps - first)[:, None]
-    along = corners[first] * (1 - part) + corners[first + 1] * part  # n 3
-    return (along < torch.tensor(colour)).double().mean(dim=0).tolist()
+    return (_along(palette) < torch.tensor(colour)).double().mean(dim=0).tolist()
 
 # %% ../nbs/37_field.ipynb #306fd533
 MOVES = (
@@ -105,8 +110,10 @@ def _turn(motion: PuppetMotion, camera: Camera, generator: torch.Generator) -> f
 def _colour_ranks(identity: PuppetIdentity) -> tuple[list[float], list[float]]:
     """One rank for each colour, then green and blue of those that wind about."""
     channels = {name: channel_ranks(getattr(identity, name), PALETTES[name]) for name in _WINDING}
-    places = {n: palette_place(getattr(identity, n), row) for n, row in PALETTES.items()}
-    first = [channels[name][0] if name in _WINDING else place for name, place in places.items()]
+    first = [
+        channels[name][0] if name in _WINDING else palette_place(getattr(identity, name), palette)
+        for name, palette in PALETTES.items()
+    ]
     return first, [rank for ranks in channels.values() for rank in ranks[1:]]
 
 # %% ../nbs/37_field.ipynb #8d642931

@@ -104,6 +104,17 @@ def _density_target(distance: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     return (-distance * 3000.0).clamp(-8.0, 40.0)
 
 
+def _near_and_anywhere(
+    side: float,  # of the cube
+    points: int,
+    random: torch.Generator,
+) -> Float[Tensor, "1 p 3"]:
+    """Points of a cube, the first half of them those nearest to a generic head's surfaces."""
+    anywhere = (torch.rand(1, 4 * points, 3, generator=random) - 0.5) * side
+    near = generic_head_distance(anywhere).abs().topk(points // 2, largest=False).indices[0]
+    return torch.cat([anywhere[:, near], anywhere[:, : points // 2]], dim=1)
+
+# %% ../nbs/52_inversion.ipynb #9678eeb2
 def distil_loss(
     generator: Generator,
     planes: Float[Tensor, "1 3 c h w"],
@@ -114,17 +125,15 @@ def distil_loss(
     """Squared error of the density against the generic head's, L1 of the colour near surfaces."""
     config = generator.config.render
     side = 1.6 * config.box  # side views look past the box, where one or two planes still answer
-    anywhere = (torch.rand(1, 4 * points, 3, generator=random) - 0.5) * side
-    near = generic_head_distance(anywhere).abs().topk(points // 2, largest=False).indices[0]
-    where = torch.cat([anywhere[:, near], anywhere[:, : points // 2]], dim=1)
+    where = _near_and_anywhere(side, points, random)
     features = sample_planes(planes, where.to(planes.device), config.axes, config.box)
     colour, density = generator.decoder(features)
     wanted = _density_target(generic_head_distance(where)).to(density)
     shape = ((density - wanted) / 48.0).square().mean()
-    surface = slides.colours(where[:, : len(near)]).to(colour)
-    return shape, (colour[:, : len(near), :3] - surface).abs().mean()
+    surface = slides.colours(where[:, : points // 2]).to(colour)
+    return shape, (colour[:, : points // 2, :3] - surface).abs().mean()
 
-# %% ../nbs/52_inversion.ipynb #90b6d87a
+# %% ../nbs/52_inversion.ipynb #53948eaf
 @dataclass(frozen=True)
 class PersonalizeConfig:
     """How a small generator is fitted to one person. None of it is in the paper."""
@@ -146,7 +155,7 @@ class Identity:
     w: Float[Tensor, "1 d"]
     planes: Float[Tensor, "1 3 c h w"]
 
-# %% ../nbs/52_inversion.ipynb #53948eaf
+# %% ../nbs/52_inversion.ipynb #b6550151
 def picture_loss(
     generator: Generator,
     planes: Float[Tensor, "1 3 c h w"],
@@ -164,7 +173,7 @@ def picture_loss(
     raw = (seen.raw - shrink(target, seen.raw.shape[-1])).abs().mean()
     return raw + (seen.rgb - target).abs().mean()
 
-# %% ../nbs/52_inversion.ipynb #b6550151
+# %% ../nbs/52_inversion.ipynb #8a6cdc94
 def fit_step(
     generator: Generator,
     w: Float[Tensor, "1 d"],
@@ -182,7 +191,7 @@ def fit_step(
     pictures = picture_loss(generator, planes, w, frames, config.batch, random)
     return pictures + config.shape_weight * shape + config.colour_weight * colour
 
-# %% ../nbs/52_inversion.ipynb #8a6cdc94
+# %% ../nbs/52_inversion.ipynb #8b01e29d
 def personalize(
     frames: TalkingFrames,  # the training part
     generator_config: GeneratorConfig,
@@ -209,7 +218,7 @@ def personalize(
     generator.requires_grad_(False)
     return Identity(generator, w, generator.paint(generator.spread(w))), losses
 
-# %% ../nbs/52_inversion.ipynb #7178aba1
+# %% ../nbs/52_inversion.ipynb #d5b1ff3e
 @dataclass(frozen=True)
 class InvertConfig:
     """How a picture is inverted. None of it is in the paper."""
@@ -221,7 +230,7 @@ class InvertConfig:
     apart: float = 8e-3  # weight of the squared distance of a layer from the others
     together: float = 0.5  # share of the steps in which all layers share one latent
 
-# %% ../nbs/52_inversion.ipynb #d5b1ff3e
+# %% ../nbs/52_inversion.ipynb #4c06c03a
 @dataclass(frozen=True)
 class LatentSpread:
     """Where the latents of random codes lie."""
@@ -241,7 +250,7 @@ def latent_spread(generator: Generator, camera: Camera, seed: int = 0) -> Latent
     kept = strength > 1e-4 * strength[-1]
     return LatentSpread(w.mean(0), axes[:, kept] * strength[kept].sqrt())
 
-# %% ../nbs/52_inversion.ipynb #4c06c03a
+# %% ../nbs/52_inversion.ipynb #c3cbfdda
 def _seen(
     generator: Generator, w_plus: Tensor, rays: Rays, some: Tensor, random: torch.Generator
 ) -> Float[Tensor, "1 n 3"]:
@@ -251,7 +260,7 @@ def _seen(
     seen = render_triplane(planes, generator.decoder, rays, config, SeededDraws(random))
     return seen.features[..., :3]
 
-# %% ../nbs/52_inversion.ipynb #c3cbfdda
+# %% ../nbs/52_inversion.ipynb #9a07be7c
 def invert(
     generator: Generator,  # frozen
     rgb: Float[Tensor, "1 3 h w"],  # in [-1, 1]
@@ -279,7 +288,7 @@ def invert(
         optimiser.step()
     return (spread.mean + (shared + apart) @ spread.axes.mT).detach()
 
-# %% ../nbs/52_inversion.ipynb #508b9a5b
+# %% ../nbs/52_inversion.ipynb #e4686109
 @dataclass(frozen=True)
 class TuneConfig:
     """How a prior becomes the generator of one person. None of it is in the paper."""
@@ -297,7 +306,7 @@ def _frontal(frames: TalkingFrames) -> tuple[Float[Tensor, "1 3 h w"], Camera]:
     nearest = (frames.drive.yaw.square() + frames.drive.pitch.square()).argmin()[None]
     return frames.target(nearest).rgb, frames.drive.cameras(nearest)
 
-# %% ../nbs/52_inversion.ipynb #e4686109
+# %% ../nbs/52_inversion.ipynb #bc60222e
 FieldAnswer = Callable[[Tensor], tuple[Tensor, Tensor]]  # points -> colours, raw densities
 
 
@@ -315,14 +324,12 @@ def shape_drift(
 ) -> Float[Tensor, ""]:
     """Mean change of absorption, half of it near a generic head, half anywhere in the box."""
     box = generator.config.render.box
-    anywhere = (torch.rand(1, 4 * points, 3, generator=random) - 0.5) * box
-    near = generic_head_distance(anywhere).abs().topk(points // 2, largest=False).indices[0]
-    where = torch.cat([anywhere[:, near], anywhere[:, : points // 2]], dim=1).to(planes)
+    where = _near_and_anywhere(box, points, random).to(planes)
     with torch.no_grad():
         was = _absorption(before(where)[1])
     return (_absorption(generator.field(planes, where)[1]) - was).abs().mean()
 
-# %% ../nbs/52_inversion.ipynb #bc60222e
+# %% ../nbs/52_inversion.ipynb #5d1afe55
 def _tune_loss(
     generator: Generator,
     before: FieldAnswer,
@@ -336,7 +343,7 @@ def _tune_loss(
     drift = shape_drift(generator, planes, before, config.points, random)
     return pictures + config.stay * drift
 
-# %% ../nbs/52_inversion.ipynb #5d1afe55
+# %% ../nbs/52_inversion.ipynb #8301af86
 def tune(
     prior: Generator,  # frozen
     frames: TalkingFrames,  # the training part
