@@ -208,6 +208,7 @@ def _ways(
     return normalize(way, dim=1)
 
 # %% ../nbs/37_field.ipynb #e8978b33
+_START = 2.1  # nothing is nearer to a camera than this
 _ROOM = ((-1.05, -0.75, -0.55), (1.05, 0.75, 0.75))  # all that cameras up to 30 degrees aside see
 
 
@@ -231,14 +232,9 @@ def sample_field(
     rgb, depth = look_along(identity, motion[[0] * config.views], cameras, way, frame)
     lot = torch.rand(3, n, generator=generator)
     near = config.beside * torch.randn(n, generator=generator)
-    start = 2.1  # nothing is nearer to a camera than this
-    places = [
-        depth + near,
-        start + (depth - start) * lot[0],
-        depth + 0.05 * lot[1],
-        depth - 0.06 * lot[2],
-    ]
+    between = _START + (depth - _START) * lot[0]
+    places = [depth + near, between, depth + 0.05 * lot[1], depth - 0.06 * lot[2]]
     origin = cameras.cam2world[frame, :3, 3].repeat(4, 1)
-    points = origin + torch.cat(places)[:, None] * way.repeat(4, 1)
-    points = torch.cat([points, _anywhere(config.anywhere, generator)])
+    along = origin + torch.cat(places)[:, None] * way.repeat(4, 1)
+    points = torch.cat([along, _anywhere(config.anywhere, generator)])
     return FieldSample(points, surface_distance(identity, motion, points), rgb)
