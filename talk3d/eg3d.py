@@ -317,5 +317,5 @@ SMALL = GeneratorConfig(
 MINI = GeneratorConfig(
     z_dim=128, w_dim=128, plane_size=128, plane_channels=16, channel_base=2048, channel_max=256,
     hidden=48, neural_resolution=64, sr_native=64, sr_widths=(32, 24), sr_up=(False, True),
-    render=RenderConfig(near=2.25, far=3.6, samples=24, importance=24, box=1.6),
+    render=RenderConfig(near=2.25, far=3.75, samples=24, importance=24, box=1.6),
 )  # fmt: skip

@@ -159,7 +159,7 @@ class FieldConfig:
     eyes: float = 0.15  # share of rays aimed at the eyes
     mouth: float = 0.15  # at the mouth
     face: float = 0.20  # at the face
-    anywhere: int = 600  # points in the whole room
+    anywhere: int = 1200  # points in the whole room
     beside: float = 0.008  # how far from a surface its colour is still asked, world units
 
 # %% ../nbs/37_field.ipynb #0e9e3b73

@@ -25,7 +25,7 @@ from .dataset import TalkingFrames
 from .eg3d import Generator, GeneratorConfig
 from .losses import shrink
 from .triplane import render_triplane, sample_planes
-from .volume import SeededDraws
+from .volume import SeededDraws, optical_thickness
 
 # %% ../nbs/52_inversion.ipynb #fa3407d8
 HEAD_SHAPES = (  # centre and radii, world units; our own numbers, set by eye around the template
@@ -192,6 +192,27 @@ def fit_step(
     return pictures + config.shape_weight * shape + config.colour_weight * colour
 
 # %% ../nbs/52_inversion.ipynb #8b01e29d
+def _descend(
+    generator: Generator,  # learns in place, and is frozen afterwards
+    loss_of: Callable[[int], Float[Tensor, ""]],  # of a step
+    steps: int,
+    rates: tuple[float, float],  # Adam's, from the first to the last along a cosine
+    what: str,  # is done, for the progress bar
+) -> list[float]:  # the loss of every step
+    optimiser = torch.optim.Adam(generator.parameters(), rates[0], betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, rates[1])
+    losses = []
+    for step in progress(range(steps), what):
+        loss = loss_of(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+    generator.requires_grad_(False)
+    return losses
+
+# %% ../nbs/52_inversion.ipynb #c040f063
 def personalize(
     frames: TalkingFrames,  # the training part
     generator_config: GeneratorConfig,
@@ -204,18 +225,13 @@ def personalize(
     generator = Generator(generator_config).to(device)
     random = torch.Generator().manual_seed(seed)
     w = torch.randn(1, generator_config.w_dim, generator=random).to(device)
-    total = config.distil_steps + config.steps
-    optimiser = torch.optim.Adam(generator.parameters(), config.rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total, config.rate / 10)
-    slides, losses = make_slides(frames), []
-    for step in progress(range(total), "personalize"):
-        loss = fit_step(generator, w, frames, slides, config, random, step >= config.distil_steps)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-    generator.requires_grad_(False)
+    slides, first = make_slides(frames), config.distil_steps
+
+    def loss_of(step: int) -> Tensor:
+        return fit_step(generator, w, frames, slides, config, random, step >= first)
+
+    rates = (config.rate, config.rate / 10)
+    losses = _descend(generator, loss_of, first + config.steps, rates, "personalize")
     return Identity(generator, w, generator.paint(generator.spread(w))), losses
 
 # %% ../nbs/52_inversion.ipynb #d5b1ff3e
@@ -312,7 +328,7 @@ FieldAnswer = Callable[[Tensor], tuple[Tensor, Tensor]]  # points -> colours, ra
 
 def _absorption(raw: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:  # 0 to 1
     """The share of light lost along two hundredths of a world unit, from raw density."""
-    return -torch.expm1(-0.02 * nn.functional.softplus(raw - 1))
+    return -torch.expm1(-optical_thickness(raw, 0.02))
 
 
 def shape_drift(
@@ -354,18 +370,13 @@ def tune(
 
     Source: pivotal tuning, Roich et al. 2021; the penalty on shape is ours.
     """
-    pivot, losses = invert(prior, *_frontal(frames), config.invert, seed), []
+    pivot = invert(prior, *_frontal(frames), config.invert, seed)
     generator = copy.deepcopy(prior).requires_grad_(True)
     generator.backbone.mapping.requires_grad_(False)  # the pivot is given
     before, random = partial(prior.field, prior.paint(pivot)), torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(generator.parameters(), config.rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
-    for _ in progress(range(config.steps), "tune"):
-        loss = _tune_loss(generator, before, pivot, frames, config, random)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-    generator.requires_grad_(False)
+
+    def loss_of(_: int) -> Tensor:
+        return _tune_loss(generator, before, pivot, frames, config, random)
+
+    losses = _descend(generator, loss_of, config.steps, (config.rate, 0.0), "tune")
     return Identity(generator, pivot[:, -1], generator.paint(pivot)), losses

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bundle import mini_path
+from .bundle import weights_sha256
 from .checkpoint import check_conventions, load_checkpoint, load_strict, save_checkpoint
 from talk3d.core import (
     InputError,
@@ -139,7 +139,7 @@ def mini_digests(
     """What a stage depends on in the mini bundle. Raises `MissingAsset` for one that is absent."""
     if not profile.mini:
         return {}
-    return {name: file_sha256(mini_path(name) / "model.safetensors") for name in names}
+    return {name: weights_sha256(name) for name in names}
 
 # %% ../nbs/58_pipeline.ipynb #146fbfe0
 def _fit_person(

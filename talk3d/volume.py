@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'Draws', 'SeededDraws', 'seeded', 'RecordedDraws', 'even_fractions', 'official_fractions',
-           'depths_from_fractions', 'weights_from_alpha', 'interval_weights', 'sample_weights', 'ray_colour',
-           'ray_depth', 'composite', 'inverse_cdf', 'smooth_weights', 'importance_depths', 'official_importance',
-           'Sampler']
+           'depths_from_fractions', 'weights_from_alpha', 'optical_thickness', 'interval_weights', 'sample_weights',
+           'ray_colour', 'ray_depth', 'composite', 'inverse_cdf', 'smooth_weights', 'importance_depths',
+           'official_importance', 'Sampler']
 
 # %% ../nbs/11_volume.ipynb #f63fe279
 from collections.abc import Callable
@@ -108,14 +108,22 @@ def weights_from_alpha(
     return alpha * light
 
 # %% ../nbs/11_volume.ipynb #0318ad89
+def optical_thickness(
+    raw: Float[Tensor, "*b"],  # density before softplus
+    length: Float[Tensor, "*#b"] | float,  # of a stretch of ray, world units
+) -> Float[Tensor, "*b"]:
+    """How much a stretch of ray absorbs: light falls by exp(-thickness). Source: EG3D's shift."""
+    return torch.nn.functional.softplus(raw - 1) * length
+
+
 def interval_weights(
     densities: Float[Tensor, "b n s"],  # raw densities, before softplus
     depths: Float[Tensor, "b n s"],  # increasing, world units
 ) -> Float[Tensor, "b n s-1"]:
     """Weights of the intervals between neighbouring samples. Source: EG3D, after Mip-NeRF."""
     middle = (densities[..., :-1] + densities[..., 1:]) / 2
-    opacity = torch.nn.functional.softplus(middle - 1) * depths.diff(dim=-1)
-    return weights_from_alpha(1 - torch.exp(-opacity))
+    thickness = optical_thickness(middle, depths.diff(dim=-1))
+    return weights_from_alpha(1 - torch.exp(-thickness))
 
 # %% ../nbs/11_volume.ipynb #f025bc7f
 def sample_weights(

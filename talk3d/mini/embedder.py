@@ -8,7 +8,6 @@ __all__ = ['SIDE', 'SHOTS', 'LOOKS', 'PEOPLE', 'TEMPERATURE', 'EMBEDDER', 'STEPS
            'pair_cosines', 'sibling', 'held_out_looks', 'score_embedder', 'new_embedder', 'train_embedder']
 
 # %% ../../nbs/71_mini.embedder.ipynb #59929fa3
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from ..faces import face_mask
 from ..identity import EmbedderConfig, FaceEmbedder, align_face, five_points
 from ..media import to_uint8
 from .landmarks import random_motion
-from .recipe import FitConfig, Score, core_seconds, fit, keep_pool, ship
+from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, ship
 from ..person import PALETTES, PuppetIdentity
 from ..puppet import Puppet
 from ..train import step_generator
@@ -290,17 +289,13 @@ def train_embedder(
     config: EmbedderConfig = EMBEDDER,
 ) -> list[Score]:
     """Render the pool, train, round, judge, and publish if wanted."""
-    folder, began, waited = Path(folder), core_seconds(), time.monotonic()
+    folder, clock = Path(folder), Clock()
     pool = shoot_pool(folder / f"pool-{seed}-{people}", people, seed)
-    waited, network = time.monotonic() - waited, new_embedder(config, seed)
-    crowds, course = (
-        Crowds(pool, min(CROWD, people), seed),
-        FitConfig(steps, RATE, weight_decay=0.05),
-    )
+    waited, network = clock.waited, new_embedder(config, seed)
+    crowds = Crowds(pool, min(CROWD, people), seed)
+    course = FitConfig(steps, RATE, weight_decay=0.05)
     spent = waited + fit(network, crowds, partner_loss, course, folder, seed).seconds
-    told: dict[str, int | str] = {"seed": seed, "steps": steps, "seconds": round(spent)}
-    told["core_seconds"] = round(core_seconds() - began)
-    told["function"] = "talk3d.mini.embedder.train_embedder"
-    told["trained_on"] = f"{SHOTS} puppet pictures each of {people} people, stream embedder"
+    seen = f"{SHOTS} puppet pictures each of {people} people, stream embedder"
+    told = run_record("embedder.train_embedder", seed, steps, spent, clock, seen)
     judge = partial(score_embedder, people=judged)
     return ship("embedder", "arcface", network, folder, judge, told, publish_to)

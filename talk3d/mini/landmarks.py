@@ -9,7 +9,6 @@ __all__ = ['YAW', 'PITCH', 'ROLL', 'SIDE', 'SHOTS', 'PEOPLE', 'MIRRORED', 'FRAME
            'train_landmarks']
 
 # %% ../../nbs/62_mini.landmarks.ipynb #304b31da
-import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -26,7 +25,7 @@ from torch.utils.data import Dataset
 from ..camera import project
 from ..fan import Fan, FanConfig, close_windows, draw_heat_maps, locate
 from ..media import to_uint8
-from .recipe import FitConfig, Score, core_seconds, fit, keep_pool, ship
+from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, ship
 from ..person import PuppetMotion
 from ..puppet import Puppet
 from ..speech import load_speech
@@ -321,14 +320,12 @@ def train_landmarks(
     config: FanConfig = FAN,
 ) -> list[Score]:
     """Render the pool, train, round, judge, and publish if wanted."""
-    folder, began, waited = Path(folder), core_seconds(), time.monotonic()
+    folder, clock = Path(folder), Clock()
     pictures, points = render_pool(folder / f"pool-{seed}-{people}", people, seed)
-    waited = time.monotonic() - waited
+    waited = clock.waited
     looks, network = Looks(pictures, points, config, BATCH, seed), new_fan(config, seed)
     done = fit(network, looks, heat_map_loss, FitConfig(steps, RATE), folder, seed)
-    told: dict[str, int | str] = {"seed": seed, "steps": steps}
-    told |= {"seconds": round(done.seconds + waited), "core_seconds": round(core_seconds() - began)}
-    told["function"] = "talk3d.mini.landmarks.train_landmarks"
-    told["trained_on"] = f"{len(pictures)} puppet pictures of {people} people, stream landmarks"
+    seen = f"{len(pictures)} puppet pictures of {people} people, stream landmarks"
+    told = run_record("landmarks.train_landmarks", seed, steps, done.seconds + waited, clock, seen)
     judge = partial(score_landmarks, people=judged)
     return ship("landmarks", "fan", network, folder, judge, told, publish_to)

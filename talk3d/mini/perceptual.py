@@ -11,7 +11,6 @@ __all__ = ['SIDE', 'PEOPLE', 'LADDERS', 'AXES', 'BACKBONE', 'STEPS', 'RATE', 'Sc
 # %% ../../nbs/72_mini.perceptual.ipynb #444ae524
 import itertools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +27,7 @@ from torch.utils.data import Dataset
 # %% ../../nbs/72_mini.perceptual.ipynb #faff60de
 from ..camera import orbit_camera
 from ..media import to_uint8
-from .recipe import FitConfig, Score, core_seconds, fit, keep_pool, ship
+from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, ship
 from ..perceptual import AlexNetConfig, AlexNetFeatures, lpips_with, unit_features
 from ..person import RANGES, PuppetIdentity, PuppetMotion
 from ..puppet import Puppet
@@ -440,13 +439,12 @@ def train_perceptual(
     config: AlexNetConfig = BACKBONE,
 ) -> list[Score]:
     """Render the pool, train, round, judge, and publish if wanted."""
-    folder, began, waited = Path(folder), core_seconds(), time.monotonic()
+    folder, clock = Path(folder), Clock()
     pool = render_pool(folder / f"pool-{seed}-{people}", people, seed)
-    waited, network = time.monotonic() - waited, new_backbone(config, seed)
+    waited, network = clock.waited, new_backbone(config, seed)
     done = fit(network, Families(pool, seed), order_loss, FitConfig(steps, RATE), folder, seed)
-    told: dict[str, int | str] = {"seed": seed, "steps": steps}
-    told |= {"seconds": round(done.seconds + waited), "core_seconds": round(core_seconds() - began)}
-    told["function"] = "talk3d.mini.perceptual.train_perceptual"
-    told["trained_on"] = f"{len(pool)} ways of 4 puppet pictures each, stream perceptual"
+    seen = f"{len(pool)} ways of 4 puppet pictures each, stream perceptual"
+    spent = done.seconds + waited
+    told = run_record("perceptual.train_perceptual", seed, steps, spent, clock, seen)
     judge = partial(score_perceptual, people=judged)
     return ship("perceptual", "alexnet", network, folder, judge, told, publish_to)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 # %% ../../nbs/70_mini.prior.ipynb #d49e9850
 from ..bundle import read_manifest
@@ -31,7 +31,7 @@ from .recipe import FitConfig, Score, fit, publish, save_half
 from ..networks import load_prior
 from ..person import PuppetIdentity, PuppetMotion
 from ..puppet import Puppet
-from ..volume import SeededDraws
+from ..volume import SeededDraws, optical_thickness
 from ..world import Faces, FacesConfig
 
 # %% ../../nbs/70_mini.prior.ipynb #1e8779e4
@@ -58,7 +58,7 @@ def soft_occupancy(
 
 def occupancy_error(raw: Float[Tensor, "*b"], distance: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
     """Cross entropy of what two hundredths of a world unit absorb and what they should."""
-    thickness = nn.functional.softplus(raw - 1) * 0.02  # optical
+    thickness = optical_thickness(raw, 0.02)
     wanted, absorbed = soft_occupancy(distance), -torch.expm1(-thickness)
     return ((1 - wanted) * thickness - wanted * (absorbed + 1e-5).log()).mean()
 
@@ -69,7 +69,7 @@ class PriorCourse:
 
     steps: int = 15_000
     pictured: float = 0.15  # share of the steps, the last ones, that compare pictures too
-    scenes: int = 4  # a step, at points
+    ago: tuple[int, ...] = (0, 97, 211, 389)  # a step sees the new scenes of so many steps ago
     field: FieldConfig = field(default_factory=FieldConfig)
     rate: float = 0.03  # AdamW, at its highest, of the points
     picture_rate: float = 0.005  # of the pictures
@@ -103,13 +103,16 @@ class Scenes(torch.utils.data.Dataset):
     def __init__(self, course: PriorCourse, config: GeneratorConfig, seed: int, pictures: bool):
         self.course, self.config, self.seed, self.pictures = course, config, seed, pictures
         self.faces = Faces(FacesConfig(resolution=config.image_size), seed)
+        self.asked: dict[int, Scene] = {}  # scenes that later steps will see again
 
     def __getitem__(self, step: int) -> Scene:
-        first = step * self.course.scenes
-        rows = [self._ask(first + k) for k in range(self.course.scenes)]
+        numbers = [abs(step - ago) for ago in self.course.ago]  # the first steps look ahead
+        self.asked |= {n: self._ask(n) for n in numbers if n not in self.asked}
+        rows = [self.asked[n] for n in numbers]
+        self.asked.pop(step - max(self.course.ago), None)
         scene = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         if self.pictures:
-            who, draws = self.faces.sitting(first), self._draws(first)
+            who, draws = self.faces.sitting(step), self._draws(step)
             scene |= _shoot(self.course, self.config.image_size, who, draws)
         return scene
 
@@ -202,8 +205,9 @@ def train_prior(
     save_half(file, generator, "generator", generator.config, generator.config.conventions)
     small = load_generator(file, config.render.axes).eval().requires_grad_(False)
     scores = score_prior(small, judged)
-    stretch = {"seed": seed, "steps": steps, "seconds": round(seconds), "scores": _brief(scores)}
-    record = _record(small, course, seed, [*behind, stretch], scores)
+    stretch: dict[str, Any] = {"seed": seed, "steps": steps, "people": steps}
+    stretch |= {"seconds": round(seconds), "scores": _brief(scores)}
+    record = _record(small, seed, [*behind, stretch], scores)
     write_json(folder / "record.json", record)
     if publish_to is not None:
         publish("prior", lambda into: shutil.copy(file, into / file.name), record, publish_to)
@@ -215,9 +219,9 @@ def _brief(scores: list[Score]) -> dict[str, float]:
 
 
 def _record(
-    prior: Generator, course: PriorCourse, seed: int, stretches: list[dict], scores: list[Score]
+    prior: Generator, seed: int, stretches: list[dict], scores: list[Score]
 ) -> dict[str, Any]:
-    people = max(stretch["steps"] for stretch in stretches) * course.scenes
+    people = max(stretch["people"] for stretch in stretches)  # each stretch meets the same first
     return {
         "layout": "EG3D's generator",
         "parameters": sum(p.numel() for p in prior.parameters()),

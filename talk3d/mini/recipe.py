@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECORD', 'FitConfig', 'learning_rate', 'Fit', 'fit', 'keep_pool', 'save_half', 'Score', 'score_table', 'publish',
-           'core_seconds', 'ship']
+           'Clock', 'run_record', 'ship']
 
 # %% ../../nbs/55_mini.recipe.ipynb #771fa4ca
 import json
@@ -369,11 +369,37 @@ def publish(
     add_record(name, record | made, bundle)
 
 # %% ../../nbs/55_mini.recipe.ipynb #0c427caa
-def core_seconds() -> float:
-    """Seconds that this process and its finished workers have computed, on all cores."""
-    return sum(os.times()[:4])
+class Clock:
+    """What a training costs, from the moment it is made."""
+
+    def __init__(self) -> None:
+        self._began, self._computed = time.monotonic(), sum(os.times()[:4])
+
+    @property
+    def waited(self) -> float:
+        """Seconds on the wall."""
+        return time.monotonic() - self._began
+
+    @property
+    def computed(self) -> float:
+        """Seconds of this process and its finished workers, on all cores."""
+        return sum(os.times()[:4]) - self._computed
 
 
+def run_record(
+    function: str,  # that trains, below `talk3d.mini`
+    seed: int,
+    steps: int,
+    seconds: float,  # waited, in all sittings
+    clock: Clock,  # of this sitting
+    trained_on: str,
+) -> dict[str, Any]:
+    """How a network was made, as `ship` wants to be told."""
+    made: dict[str, Any] = {"function": f"talk3d.mini.{function}", "seed": seed, "steps": steps}
+    made |= {"seconds": round(seconds), "core_seconds": round(clock.computed)}
+    return made | {"trained_on": trained_on}
+
+# %% ../../nbs/55_mini.recipe.ipynb #8ec39527
 def ship(
     name: str,  # of the mini bundle
     kind: str,  # its layout, a name of `NETWORKS`

@@ -7,11 +7,9 @@ __all__ = ['RESTORER', 'PAIRS', 'TARGET', 'STEPS', 'BATCH', 'RATE', 'shoot_pair'
            'new_restorer', 'restoring_error', 'compare_ways', 'score_restorer', 'train_restorer']
 
 # %% ../../nbs/73_mini.restorer.ipynb #79bf89f3
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 # %% ../../nbs/73_mini.restorer.ipynb #6e3102a4
-from ..bundle import read_manifest
+from ..bundle import weights_sha256
 from ..core import InputError
 from ..eg3d import Generator
 from ..evaluate import psnr
@@ -28,7 +26,7 @@ from ..field import scene_code, scene_ranks
 from ..losses import shrink
 from ..media import from_uint8, to_uint8
 from .likeness import VIEWS, Likeness, portray
-from .recipe import FitConfig, Score, fit, keep_pool, ship
+from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, ship
 from ..networks import load_prior
 from ..puppet import Puppet
 from ..restorer import Restorer, RestorerConfig, enlarged, restore
@@ -198,11 +196,6 @@ def score_restorer(network: nn.Module, some: Sequence[Likeness]) -> list[Score]:
 # %% ../../nbs/73_mini.restorer.ipynb #eb30f8eb
 STEPS, BATCH, RATE = 4500, 2, 1e-3
 
-
-def _prior_mark(bundle: Path | None) -> str:
-    """Eight letters that no other prior has."""
-    return read_manifest(bundle)["prior"]["files"]["model.safetensors"]["sha256"][:8]
-
 # %% ../../nbs/73_mini.restorer.ipynb #f667f893
 def train_restorer(
     folder: str | Path,  # of the run; a run found there is resumed
@@ -215,16 +208,16 @@ def train_restorer(
     config: RestorerConfig = RESTORER,
 ) -> list[Score]:
     """Render the pairs, train, round, judge, and publish if wanted."""
-    generator, folder, began = load_prior(prior), Path(folder), time.monotonic()
+    generator, folder, clock = load_prior(prior), Path(folder), Clock()
     if (size := generator.config.image_size) != config.size:
         raise InputError(f"a restorer of {config.size} pixels, a prior of {size}; choose one size")
-    here = folder / f"prior-{_prior_mark(prior)}"
+    here = folder / f"prior-{weights_sha256('prior', prior)[:8]}"  # another prior, another pool
     pool = render_pairs(here / f"pool-{seed}-{pairs}", generator, pairs, seed)
-    waited, network = time.monotonic() - began, new_restorer(config, seed)
+    waited, network = clock.waited, new_restorer(config, seed)
     data, plan = Pairs(*pool, BATCH, seed), FitConfig(steps, RATE)
     done = fit(network, data, restoring_error, plan, here, seed)
-    told: dict[str, Any] = {"seed": seed, "steps": steps, "seconds": round(done.seconds + waited)}
-    told |= {"function": "talk3d.mini.restorer.train_restorer", "prior": here.name}
-    told |= {"trained_on": f"{pairs} renderings and their truth, stream restorer"}
+    seen, spent = f"{pairs} renderings and their truth, stream restorer", done.seconds + waited
+    told = run_record("restorer.train_restorer", seed, steps, spent, clock, seen)
+    told["prior"] = here.name
     judge = partial(score_restorer, some=[portray(generator, n) for n in range(judged)])
     return ship("restorer", "gfpgan", network, folder, judge, told, publish_to)
