@@ -109,7 +109,7 @@ def _near_and_anywhere(
     points: int,
     random: torch.Generator,
 ) -> Float[Tensor, "1 p 3"]:
-    """Points of a cube, the first half of them those nearest to a generic head's surfaces."""
+    """Points of a cube, the first half of them those nearest to a generic head or the wall."""
     anywhere = (torch.rand(1, 4 * points, 3, generator=random) - 0.5) * side
     near = generic_head_distance(anywhere).abs().topk(points // 2, largest=False).indices[0]
     return torch.cat([anywhere[:, near], anywhere[:, : points // 2]], dim=1)
@@ -152,8 +152,13 @@ class Identity:
     """One person: what the predictor starts from."""
 
     generator: Generator
-    w: Float[Tensor, "1 d"]
-    planes: Float[Tensor, "1 3 c h w"]
+    w_plus: Float[Tensor, "1 l d"]
+    planes: Float[Tensor, "1 3 c h w"]  # what the generator paints from them
+
+    @property
+    def w(self) -> Float[Tensor, "1 d"]:
+        """The latent of the last layer, which also styles the super-resolution."""
+        return self.w_plus[:, -1]
 
 # %% ../nbs/52_inversion.ipynb #b6550151
 def picture_loss(
@@ -232,7 +237,8 @@ def personalize(
 
     rates = (config.rate, config.rate / 10)
     losses = _descend(generator, loss_of, first + config.steps, rates, "personalize")
-    return Identity(generator, w, generator.paint(generator.spread(w))), losses
+    w_plus = generator.spread(w)
+    return Identity(generator, w_plus, generator.paint(w_plus)), losses
 
 # %% ../nbs/52_inversion.ipynb #d5b1ff3e
 @dataclass(frozen=True)
@@ -286,8 +292,10 @@ def invert(
 ) -> Float[Tensor, "1 l d"]:  # w_plus
     """The latents of a picture. The raw picture is compared, so super-resolution plays no part."""
     size, layers = generator.config.neural_resolution, generator.backbone.synthesis.num_ws
+    device = str(generator.decoder.net[0].weight.device)
+    rgb, camera = rgb.to(device), camera.to(device)
     spread, random = latent_spread(generator, camera, seed), torch.Generator().manual_seed(seed)
-    x = torch.zeros(1, 1 + layers, spread.axes.shape[1], device=rgb.device, requires_grad=True)
+    x = torch.zeros(1, 1 + layers, spread.axes.shape[1], device=device, requires_grad=True)
     optimiser = torch.optim.Adam([x], config.rate, betas=(0.9, 0.99))
     shared, apart = x[:, :1], x[:, 1:]  # deviations of all layers, and of each from the others
     wanted, rays = shrink(rgb, size).flatten(2).mT, rays_from_camera(camera, size)
@@ -338,7 +346,7 @@ def shape_drift(
     points: int,
     random: torch.Generator,
 ) -> Float[Tensor, ""]:
-    """Mean change of absorption, half of it near a generic head, half anywhere in the box."""
+    """Mean change of absorption, half of it near a generic head or the wall, half anywhere."""
     box = generator.config.render.box
     where = _near_and_anywhere(box, points, random).to(planes)
     with torch.no_grad():
@@ -379,4 +387,4 @@ def tune(
         return _tune_loss(generator, before, pivot, frames, config, random)
 
     losses = _descend(generator, loss_of, config.steps, (config.rate, 0.0), "tune")
-    return Identity(generator, pivot[:, -1], generator.paint(pivot)), losses
+    return Identity(generator, pivot, generator.paint(pivot)), losses

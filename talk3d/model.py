@@ -67,9 +67,14 @@ class StillHead(nn.Module):
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.generator = Generator(config).requires_grad_(False)
-        shape = (1, 3, config.plane_channels, config.plane_size, config.plane_size)
-        self.register_buffer("planes", torch.zeros(shape))
-        self.register_buffer("w", torch.zeros(1, config.w_dim))
+        size, layers = config.plane_size, self.generator.backbone.synthesis.num_ws
+        self.register_buffer("planes", torch.zeros(1, 3, config.plane_channels, size, size))
+        self.register_buffer("w_plus", torch.zeros(1, layers, config.w_dim))
+
+    @property
+    def w(self) -> Float[Tensor, "1 d"]:
+        """The latent of the last layer, which also styles the super-resolution."""
+        return self.w_plus[:, -1]
 
     def look(
         self,
@@ -180,7 +185,7 @@ class Portrait(StillHead):
     ) -> Float[Tensor, "b 3 c h w"]:
         """What the tokens add to the identity's triplane."""
         if isinstance(self.predictor, LatentEditor):
-            w_plus = self.generator.spread(self.w) + self.predictor(tokens)
+            w_plus = self.w_plus + self.predictor(tokens)
             return self.generator.paint(w_plus) - self.planes
         known = self.encode() if prepared is None else prepared
         assert known.identity is not None  # this editor has one

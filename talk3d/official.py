@@ -174,8 +174,8 @@ def portrait_from_official(
     if (tuned := _tuned(tensors)) and "block0.conv0.weight" in tuned:
         tuned = {k: v for k, v in tuned.items() if k != "resample_filter"}
         load_strict(portrait.generator.superresolution, tuned, source)
-    portrait.w.copy_(w)
-    portrait.planes.copy_(generator.paint(generator.spread(w)))
+    portrait.w_plus.copy_(generator.spread(w))
+    portrait.planes.copy_(generator.paint(portrait.w_plus))
     return portrait.eval()
 
 # %% ../nbs/46_official.ipynb #308fa048

@@ -112,7 +112,7 @@ def save_identity(path: Path, identity: Identity) -> None:
     """One safetensors file with its config and conventions."""
     state = identity.generator.state_dict()
     tensors = {f"generator.{name}": value for name, value in state.items()}
-    tensors |= {"w": identity.w, "planes": identity.planes}
+    tensors |= {"w_plus": identity.w_plus, "planes": identity.planes}
     config = identity.generator.config
     meta = {"kind": "identity", "config": to_jsonable(config), "conventions": config.conventions}
     save_checkpoint(path, tensors, meta)
@@ -126,7 +126,7 @@ def load_identity(path: Path, device: str = "cpu") -> Identity:
     prefix = "generator."
     weights = {n.removeprefix(prefix): v for n, v in saved.tensors.items() if n.startswith(prefix)}
     load_strict(generator, weights, path)
-    return Identity(generator, saved.tensors["w"], saved.tensors["planes"])
+    return Identity(generator, saved.tensors["w_plus"], saved.tensors["planes"])
 
 # %% ../nbs/58_pipeline.ipynb #329b68a0
 MINI_JUDGES = ("perceptual", "embedder", "lipsync_expert")

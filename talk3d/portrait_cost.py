@@ -65,7 +65,7 @@ def random_portrait(config: PortraitConfig, seed: int = 0) -> Portrait:
     last = portrait.predictor.head if config.deltaplane.linear_head else None
     nn.init.normal_((last or portrait.predictor.up[2].conv1.conv).weight, std=0.05)
     portrait.planes.normal_()
-    portrait.w.normal_()
+    portrait.w_plus.normal_()
     return portrait
 
 # %% ../nbs/67_portrait_cost.ipynb #3dbed1b7

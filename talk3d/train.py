@@ -62,7 +62,7 @@ def new_portrait(
     portrait = Portrait(config).to(identity.planes.device)
     portrait.generator.load_state_dict(identity.generator.state_dict())
     portrait.planes.copy_(identity.planes)
-    portrait.w.copy_(identity.w)
+    portrait.w_plus.copy_(identity.w_plus)
     return portrait
 
 # %% ../nbs/53_train.ipynb #f860304e

@@ -21,8 +21,8 @@ def built(row: str) -> Portrait:
     torch.manual_seed(0)
     portrait = Portrait(ROWS[row].portrait).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
-    portrait.w.copy_(torch.randn(portrait.w.shape, generator=generator))
-    portrait.planes.copy_(portrait.generator.paint(portrait.generator.spread(portrait.w)))
+    portrait.w_plus.copy_(torch.randn(portrait.w_plus.shape, generator=generator))
+    portrait.planes.copy_(portrait.generator.paint(portrait.w_plus))
     last = portrait.predictor.net[-1] if row == "w/o deltaplane" else portrait.predictor.head
     last.weight.copy_(0.1 * torch.randn(last.weight.shape, generator=generator))
     for name, parameter in portrait.predictor.named_parameters():
@@ -61,7 +61,7 @@ def test_a_row_hears_what_it_is_told(row):
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_leaves_the_frozen_parts_alone(row):
     ours, whole = built(row), built(WHOLE)
-    assert torch.equal(ours.planes, whole.planes) and torch.equal(ours.w, whole.w)
+    assert torch.equal(ours.planes, whole.planes) and torch.equal(ours.w_plus, whole.w_plus)
     for name, value in whole.generator.state_dict().items():
         assert torch.equal(ours.generator.state_dict()[name], value), name
     kept = {
@@ -98,7 +98,7 @@ def test_without_deltaplane_the_generator_paints_every_frame():
     assert isinstance(portrait.predictor, LatentEditor)
     tokens = portrait.tokens(conditions())
     offset = portrait.predictor(tokens)
-    painted = portrait.generator.paint(portrait.generator.spread(portrait.w) + offset)
+    painted = portrait.generator.paint(portrait.w_plus + offset)
     torch.testing.assert_close(portrait.planes + portrait.deltaplane(tokens), painted)
     still = built("w/o deltaplane")
     still.predictor.net[-1].weight.zero_()

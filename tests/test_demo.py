@@ -23,7 +23,7 @@ from talk3d.pipeline import (
 from talk3d.preprocess import load_track
 from talk3d.profiles import DEMO
 from talk3d.render import load_portrait
-from talk3d.world import STREAMS, world_identity
+from talk3d.world import STREAMS, identity_vector, world_identity
 
 STEPS = 4
 BRIEF = replace(
@@ -71,14 +71,6 @@ def test_every_term_of_the_papers_loss_is_judged(folder):
     assert load_portrait(folder / "train").portrait.config == DEMO.portrait
 
 
-class Begun(Exception):
-    """The training began."""
-
-
-def begins(*_) -> None:
-    raise Begun
-
-
 def test_other_mini_networks_make_another_portrait(folder, monkeypatch):
     assert train_stage(folder, BRIEF) is False  # nothing changed
     digests = mini_digests(BRIEF, MINI_JUDGES)
@@ -92,7 +84,9 @@ def test_other_mini_networks_make_another_portrait(folder, monkeypatch):
 
 
 def test_nobody_of_the_demo_is_in_a_training_set():
-    """The person of the demo is drawn by hand, and no stream that trains has it."""
-    demo = PuppetIdentity()
+    """The person of the demo is drawn by hand; nobody a network learned from is nearly that one."""
+    demo = identity_vector(PuppetIdentity())
     for stream in STREAMS:
-        assert demo not in {world_identity(stream, number) for number in range(3000)}, stream
+        people = [identity_vector(world_identity(stream, number)) for number in range(1000)]
+        apart = (torch.stack(people) - demo).abs().amax(dim=1)  # axes go from 0 to 1
+        assert apart.min() > 0.3, stream

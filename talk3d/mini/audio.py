@@ -41,7 +41,7 @@ from talk3d.core import (
 )
 
 # %% ../../nbs/60_mini.audio.ipynb #8e120a36
-from .recipe import FitConfig, Score, fit, publish
+from .recipe import FitConfig, Score, fit, publish, seeded
 from ..speech import Speech, load_speech, save_speech
 from ..train import step_generator
 from talk3d.utterances import (
@@ -76,8 +76,7 @@ def build_recogniser(seed: int = 0) -> nn.Module:  # a `Wav2Vec2ForCTC`
         do_stable_layer_norm=True, num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=16,
         pad_token_id=0, bos_token_id=None, eos_token_id=None, **none,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return transformers.Wav2Vec2ForCTC(config)
 
 # %% ../../nbs/60_mini.audio.ipynb #12ab0ebe
@@ -256,7 +255,8 @@ def train_audio(
     folder, network = Path(folder), build_recogniser(seed)
     names = speak_pool(folder / "pool", sentences)
     data = Listening(folder / "pool", names, seed, steps)
-    seconds = fit(network, data, listen_loss, FitConfig(steps, 2.5e-3), folder, seed).seconds
+    plan, pool = FitConfig(steps, 2.5e-3), {"sentences": sentences}
+    seconds = fit(network, data, listen_loss, plan, folder, seed, about=pool).seconds
     with atomic_path(folder / "audio") as partial:
         partial.mkdir()
         write_recogniser(partial, network)

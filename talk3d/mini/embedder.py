@@ -26,7 +26,7 @@ from ..faces import face_mask
 from ..identity import EmbedderConfig, FaceEmbedder, align_face, five_points
 from ..media import to_uint8
 from .landmarks import random_motion
-from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, ship
+from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, seeded, ship
 from ..person import PALETTES, PuppetIdentity
 from ..puppet import Puppet
 from ..train import step_generator
@@ -216,7 +216,8 @@ def held_out_looks(
     looks: dict[str, list[np.ndarray]] = {name: [] for name in LOOKS}
     for number in range(first, first + people):
         person = sibling(number) if siblings else world_identity("held out", number)
-        for picture, points in zip(*occasions(person, step_generator(11, number)), strict=True):
+        draws = step_generator(11, number + siblings * 2**20)  # siblings do other things
+        for picture, points in zip(*occasions(person, draws), strict=True):
             shown = _fog(picture) if foggy else picture
             for name, look in LOOKS.items():
                 looks[name].append(look(shown, points))
@@ -274,8 +275,7 @@ STEPS, CROWD, RATE = 800, 24, 1e-3
 
 def new_embedder(config: EmbedderConfig, seed: int) -> FaceEmbedder:
     """An embedder that knows nobody yet; equal seeds give equal weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return FaceEmbedder(config)
 
 # %% ../../nbs/71_mini.embedder.ipynb #271e35aa
@@ -294,8 +294,8 @@ def train_embedder(
     waited, network = clock.waited, new_embedder(config, seed)
     crowds = Crowds(pool, min(CROWD, people), seed)
     course = FitConfig(steps, RATE, weight_decay=0.05)
-    spent = waited + fit(network, crowds, partner_loss, course, folder, seed).seconds
+    done = fit(network, crowds, partner_loss, course, folder, seed, about={"people": people})
     seen = f"{SHOTS} puppet pictures each of {people} people, stream embedder"
-    told = run_record("embedder.train_embedder", seed, steps, spent, clock, seen)
+    told = run_record("embedder.train_embedder", seed, steps, done.seconds + waited, clock, seen)
     judge = partial(score_embedder, people=judged)
     return ship("embedder", "arcface", network, folder, judge, told, publish_to)

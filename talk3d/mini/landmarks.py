@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from ..camera import project
 from ..fan import Fan, FanConfig, close_windows, draw_heat_maps, locate
 from ..media import to_uint8
-from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, ship
+from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, seeded, ship
 from ..person import PuppetMotion
 from ..puppet import Puppet
 from ..speech import load_speech
@@ -174,8 +174,8 @@ class Looks(Dataset):
 # %% ../../nbs/62_mini.landmarks.ipynb #15f72088
 def new_fan(config: FanConfig, seed: int) -> Fan:
     """A network whose first heat maps are empty, which is nearly right everywhere."""
-    torch.manual_seed(seed)
-    network = Fan(config)
+    with seeded(seed):
+        network = Fan(config)
     for name, part in network.named_children():
         if name[0] == "l":
             nn.init.zeros_(part.weight)
@@ -324,7 +324,8 @@ def train_landmarks(
     pictures, points = render_pool(folder / f"pool-{seed}-{people}", people, seed)
     waited = clock.waited
     looks, network = Looks(pictures, points, config, BATCH, seed), new_fan(config, seed)
-    done = fit(network, looks, heat_map_loss, FitConfig(steps, RATE), folder, seed)
+    plan, data = FitConfig(steps, RATE), {"people": people}
+    done = fit(network, looks, heat_map_loss, plan, folder, seed, about=data)
     seen = f"{len(pictures)} puppet pictures of {people} people, stream landmarks"
     told = run_record("landmarks.train_landmarks", seed, steps, done.seconds + waited, clock, seen)
     judge = partial(score_landmarks, people=judged)

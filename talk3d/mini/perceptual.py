@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 # %% ../../nbs/72_mini.perceptual.ipynb #faff60de
 from ..camera import orbit_camera
 from ..media import to_uint8
-from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, ship
+from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, seeded, ship
 from ..perceptual import AlexNetConfig, AlexNetFeatures, lpips_with, unit_features
 from ..person import RANGES, PuppetIdentity, PuppetMotion
 from ..puppet import Puppet
@@ -267,12 +267,12 @@ def order_loss(network: nn.Module, views: Float[Tensor, "v 3 n n"]) -> Float[Ten
 # %% ../../nbs/72_mini.perceptual.ipynb #abc1d89b
 def new_backbone(config: AlexNetConfig, seed: int) -> AlexNetFeatures:
     """An untrained network."""
-    torch.manual_seed(seed)
-    network = AlexNetFeatures(config)
-    for layer in network.features:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+    with seeded(seed):
+        network = AlexNetFeatures(config)
+        for layer in network.features:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
     return network
 
 # %% ../../nbs/72_mini.perceptual.ipynb #209d9397
@@ -442,7 +442,8 @@ def train_perceptual(
     folder, clock = Path(folder), Clock()
     pool = render_pool(folder / f"pool-{seed}-{people}", people, seed)
     waited, network = clock.waited, new_backbone(config, seed)
-    done = fit(network, Families(pool, seed), order_loss, FitConfig(steps, RATE), folder, seed)
+    plan, data = FitConfig(steps, RATE), {"people": people}
+    done = fit(network, Families(pool, seed), order_loss, plan, folder, seed, about=data)
     seen = f"{len(pool)} ways of 4 puppet pictures each, stream perceptual"
     spent = done.seconds + waited
     told = run_record("perceptual.train_perceptual", seed, steps, spent, clock, seen)

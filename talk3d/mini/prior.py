@@ -7,32 +7,31 @@ __all__ = ['PACES', 'Scene', 'Sitting', 'new_prior', 'soft_occupancy', 'occupanc
            'picture_error', 'prior_error', 'settle_mean', 'train_prior']
 
 # %% ../../nbs/70_mini.prior.ipynb #2d0d7bdb
-import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/70_mini.prior.ipynb #d49e9850
-from ..bundle import read_manifest
+from ..bundle import read_manifest, weights_sha256
 from ..camera import Camera, orbit_camera
 from ..convert import load_generator
-from ..core import digest, write_json
+from ..core import digest
 from ..eg3d import MINI, Generator, GeneratorConfig
 from ..field import SCENE_NUMBERS, FieldConfig, sample_field, scene_code, scene_ranks
 from ..inversion import latent_spread
 from ..losses import shrink
 from .likeness import score_prior
-from .recipe import FitConfig, Score, fit, publish, save_half
+from .recipe import Clock, FitConfig, Score, fit, run_record, seeded, ship
 from ..networks import load_prior
 from ..person import PuppetIdentity, PuppetMotion
 from ..puppet import Puppet
 from ..volume import SeededDraws, optical_thickness
-from ..world import Faces, FacesConfig
+from ..world import Faces
 
 # %% ../../nbs/70_mini.prior.ipynb #1e8779e4
 _STEEP = 20.0  # how much larger the weights of the density start
@@ -40,8 +39,7 @@ _STEEP = 20.0  # how much larger the weights of the density start
 
 def new_prior(config: GeneratorConfig, seed: int) -> Generator:
     """A generator that knows nothing yet; equal seeds give equal weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # layers draw their first weights from the global generator
+    with seeded(seed):
         generator = Generator(config)
     with torch.no_grad():
         generator.backbone.mapping.fc0.weight[:, len(SCENE_NUMBERS) : config.z_dim] = 0
@@ -96,35 +94,42 @@ def _shoot(course: PriorCourse, size: int, who: Sitting, draws: torch.Generator)
     taken = {"pose": camera.cam2world, "lens": camera.intrinsics}
     return {"picture": frame.rgb, "weight": weight[:, None]} | taken
 
+# %% ../../nbs/70_mini.prior.ipynb #bec8b0dd
+def _draws(seed: int, what: str, number: int) -> torch.Generator:
+    key = digest(["prior", what, seed, number])
+    return torch.Generator().manual_seed(int(key, 16) % 2**32)
+
+
+def _ask(course: PriorCourse, z_dim: int, seed: int, number: int) -> Scene:
+    """The code of a scene and what is true at some points of it."""
+    who, draws = Faces(seed=seed).sitting(number), _draws(seed, "points", number)
+    z = scene_code(scene_ranks(*who, draws), z_dim, draws)
+    return {"z": z, "label": who[2].label[0]} | vars(sample_field(course.field, *who, draws))
+
 # %% ../../nbs/70_mini.prior.ipynb #a7cb0449
+@dataclass(eq=False)
 class Scenes(torch.utils.data.Dataset):
     """Batches of scenes, asked at points and, if wanted, photographed."""
 
-    def __init__(self, course: PriorCourse, config: GeneratorConfig, seed: int, pictures: bool):
-        self.course, self.config, self.seed, self.pictures = course, config, seed, pictures
-        self.faces = Faces(FacesConfig(resolution=config.image_size), seed)
-        self.asked: dict[int, Scene] = {}  # scenes that later steps will see again
+    course: PriorCourse
+    config: GeneratorConfig
+    seed: int
+    first: int = 0  # number of the new scene of step 0
+    pictures: bool = False
+    asked: dict[int, Scene] = field(default_factory=dict)  # scenes that later steps see again
 
     def __getitem__(self, step: int) -> Scene:
-        numbers = [abs(step - ago) for ago in self.course.ago]  # the first steps look ahead
-        self.asked |= {n: self._ask(n) for n in numbers if n not in self.asked}
-        rows = [self.asked[n] for n in numbers]
-        self.asked.pop(step - max(self.course.ago), None)
+        new, seed, z_dim = self.first + step, self.seed, self.config.z_dim
+        for number in (numbers := [abs(new - ago) for ago in self.course.ago]):
+            if number not in self.asked:  # the first steps look ahead
+                self.asked[number] = _ask(self.course, z_dim, seed, number)
+        rows = [self.asked[number] for number in numbers]
+        self.asked.pop(new - max(self.course.ago), None)
         scene = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         if self.pictures:
-            who, draws = self.faces.sitting(step), self._draws(step)
+            who, draws = Faces(seed=seed).sitting(new), _draws(seed, "photograph", new)
             scene |= _shoot(self.course, self.config.image_size, who, draws)
         return scene
-
-    def _draws(self, index: int) -> torch.Generator:
-        key = digest(["prior", self.seed, index, self.pictures])
-        return torch.Generator().manual_seed(int(key, 16) % 2**32)
-
-    def _ask(self, index: int) -> Scene:
-        who, draws = self.faces.sitting(index), self._draws(index)
-        z = scene_code(scene_ranks(*who, draws), self.config.z_dim, draws)
-        asked = sample_field(self.course.field, *who, draws)
-        return {"z": z, "label": who[2].label[0]} | vars(asked)
 
 # %% ../../nbs/70_mini.prior.ipynb #57988e18
 def point_error(
@@ -163,27 +168,51 @@ def settle_mean(generator: Generator, seed: int = 0) -> None:
     generator.backbone.mapping.w_avg.copy_(latent_spread(generator, front, seed).mean)
 
 # %% ../../nbs/70_mini.prior.ipynb #74b64995
-def _learn(generator: Generator, course: PriorCourse, folder: Path, seed: int) -> float:  # seconds
+def _learn(
+    generator: Generator, course: PriorCourse, folder: Path, seed: int, start: str | None
+) -> float:  # seconds
     """Both parts of a stretch; what is done already is not done again."""
-    seconds = 0.0
     last = round(course.pictured * course.steps)
-    plans = {"points": (course.steps - last, course.rate), "pictures": (last, course.picture_rate)}
-    for part, (steps, rate) in plans.items():
-        scenes = Scenes(course, generator.config, seed, part == "pictures")
+    first, about = course.steps - last, {"course": asdict(course), "start": start}
+    points = Scenes(course, generator.config, seed)
+    pictures = Scenes(course, generator.config, seed, first, pictures=True)
+    seconds, error = 0.0, partial(prior_error, course)
+    for part, steps, rate, scenes in (
+        ("points", first, course.rate, points),
+        ("pictures", last, course.picture_rate, pictures),
+    ):
         config = FitConfig(steps, rate, memory=0.99)
-        error = partial(prior_error, course)
-        seconds += fit(generator, scenes, error, config, folder / part, seed, PACES).seconds
+        done = fit(generator, scenes, error, config, folder / part, seed, PACES, about)
+        seconds += done.seconds
     return seconds
 
 # %% ../../nbs/70_mini.prior.ipynb #c27eb307
-def _beginning(start: Path | None, config: GeneratorConfig, seed: int) -> tuple[Generator, list]:
-    """What a stretch starts from, and the stretches behind it."""
+def _beginning(
+    start: Path | None, config: GeneratorConfig, seed: int
+) -> tuple[Generator, list[dict[str, Any]], str | None]:
+    """What a stretch starts from, the stretches behind it, and what its weights are called."""
     record = read_manifest(start).get("prior") if start else None
     if record is None:
-        return new_prior(config, seed), []
+        return new_prior(config, seed), [], None
     generator = Generator(config)
     generator.load_state_dict(load_prior(start).state_dict())
-    return generator, record["stretches"]
+    return generator, record["stretches"], weights_sha256("prior", start)[:8]
+
+# %% ../../nbs/70_mini.prior.ipynb #10b129f1
+def _judge(people: int, stretch: dict[str, Any], prior: nn.Module) -> list[Score]:
+    """The scores of a prior; the stretch keeps those that have a target."""
+    scores = score_prior(prior, people)
+    stretch["scores"] = {s.name: round(s.value, 2) for s in scores if s.target is not None}
+    return scores
+
+
+def _told(stretches: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
+    """How a prior was made, in all its stretches."""
+    last, spent = stretches[-1], sum(row["seconds"] for row in stretches)
+    people = max(row["people"] for row in stretches)  # each stretch meets the same first
+    seen = f"points and pictures of {people} people, stream faces"
+    told = run_record("prior.train_prior", last["seed"], last["steps"], spent, clock, seen)
+    return told | {"stretches": stretches}
 
 # %% ../../nbs/70_mini.prior.ipynb #c657a90e
 def train_prior(
@@ -197,39 +226,12 @@ def train_prior(
     judged: int = 12,  # people of the stream "held out"
 ) -> list[Score]:
     """Train a stretch, round, judge, and publish if wanted."""
-    folder, course = Path(folder), replace(course, steps=steps)
-    generator, behind = _beginning(start, config, seed)
-    seconds = _learn(generator, course, folder, seed)
+    folder, course, clock = Path(folder), replace(course, steps=steps), Clock()
+    generator, behind, name = _beginning(start, config, seed)
+    seconds = _learn(generator, course, folder, seed, name)
     settle_mean(generator)
-    file = folder / "model.safetensors"
-    save_half(file, generator, "generator", generator.config, generator.config.conventions)
-    small = load_generator(file, config.render.axes).eval().requires_grad_(False)
-    scores = score_prior(small, judged)
-    stretch: dict[str, Any] = {"seed": seed, "steps": steps, "people": steps}
-    stretch |= {"seconds": round(seconds), "scores": _brief(scores)}
-    record = _record(small, seed, [*behind, stretch], scores)
-    write_json(folder / "record.json", record)
-    if publish_to is not None:
-        publish("prior", lambda into: shutil.copy(file, into / file.name), record, publish_to)
-    return scores
-
-# %% ../../nbs/70_mini.prior.ipynb #f4c791e5
-def _brief(scores: list[Score]) -> dict[str, float]:
-    return {score.name: round(score.value, 2) for score in scores if score.target is not None}
-
-
-def _record(
-    prior: Generator, seed: int, stretches: list[dict], scores: list[Score]
-) -> dict[str, Any]:
-    people = max(stretch["people"] for stretch in stretches)  # each stretch meets the same first
-    return {
-        "layout": "EG3D's generator",
-        "parameters": sum(p.numel() for p in prior.parameters()),
-        "function": "talk3d.mini.prior.train_prior",
-        "seed": seed,
-        "steps": stretches[-1]["steps"],
-        "seconds": sum(stretch["seconds"] for stretch in stretches),
-        "stretches": stretches,
-        "trained_on": f"points and pictures of {people} people, stream faces",
-        "scores": scores,
-    }
+    stretch: dict[str, Any] = {"seed": seed, "steps": steps, "people": steps, "start": name}
+    stretch["seconds"] = round(seconds)
+    told, judge = _told([*behind, stretch], clock), partial(_judge, judged, stretch)
+    load = partial(load_generator, plane_axes=config.render.axes)
+    return ship("prior", "generator", generator, folder, judge, told, publish_to, load)

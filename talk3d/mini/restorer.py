@@ -26,7 +26,7 @@ from ..field import scene_code, scene_ranks
 from ..losses import shrink
 from ..media import from_uint8, to_uint8
 from .likeness import VIEWS, Likeness, portray
-from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, ship
+from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, seeded, ship
 from ..networks import load_prior
 from ..puppet import Puppet
 from ..restorer import Restorer, RestorerConfig, enlarged, restore
@@ -134,8 +134,7 @@ def _lay_way(network: Restorer) -> None:
 @torch.no_grad()
 def new_restorer(config: RestorerConfig, seed: int) -> Restorer:
     """A network that paints what it gets; equal seeds give equal weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # layers draw their first weights from the global generator
+    with seeded(seed):
         network = Restorer(config)
     _lay_way(network)
     decoder, steered = network.stylegan_decoder, network.condition_shift[-1][2].out_channels
@@ -215,7 +214,7 @@ def train_restorer(
     pool = render_pairs(here / f"pool-{seed}-{pairs}", generator, pairs, seed)
     waited, network = clock.waited, new_restorer(config, seed)
     data, plan = Pairs(*pool, BATCH, seed), FitConfig(steps, RATE)
-    done = fit(network, data, restoring_error, plan, here, seed)
+    done = fit(network, data, restoring_error, plan, here, seed, about={"pairs": pairs})
     seen, spent = f"{pairs} renderings and their truth, stream restorer", done.seconds + waited
     told = run_record("restorer.train_restorer", seed, steps, spent, clock, seen)
     told["prior"] = here.name

@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 # %% ../../nbs/64_mini.sync.ipynb #0d163992
 from ..core import write_json
 from .clips import TEXTS, ClipConfig, Clips, draw_clips, expert_view, scorer_view, worsen
-from .recipe import FitConfig, Score, fit, publish, save_half
+from .recipe import FitConfig, Score, fit, publish, save_half, seeded
 from ..networks import load_network
 from ..spectra import expert_mel, mel_windows, mfcc
 from talk3d.syncnet import (
@@ -368,12 +368,12 @@ def _fitted(
         what: draw_clips(folder / "clips", what, count, course.clip, course.workers)
         for what, count in sets.items()
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         pupil = Pupil(plan.network(plan.sizes), plan.width)
     config = FitConfig(steps, course.rate, workers=min(course.workers, 1))
     data = plan.batches(drawn[plan.kind], seed)
-    run = fit(pupil, data, plan.objective, config, folder / "fit", seed)
+    about = {"clips": course.clips, "clip": asdict(course.clip)}
+    run = fit(pupil, data, plan.objective, config, folder / "fit", seed, about=about)
     if isinstance(pupil.network, SyncNet):
         calm_lips(pupil.network)
     save_half(folder / "model.safetensors", pupil.network, plan.kind, plan.sizes)
