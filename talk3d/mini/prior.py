@@ -65,7 +65,7 @@ def occupancy_error(raw: Float[Tensor, "*b"], distance: Float[Tensor, "*b"]) -> 
 class PriorCourse:
     """One stretch of training."""
 
-    steps: int = 15_000
+    steps: int = 10_000
     pictured: float = 0.15  # share of the steps, the last ones, that compare pictures too
     ago: tuple[int, ...] = (0, 97, 211, 389)  # a step sees the new scenes of so many steps ago
     field: FieldConfig = field(default_factory=FieldConfig)
