@@ -6,6 +6,7 @@
 __all__ = ['VIEWS', 'PROBED', 'Likeness', 'held_out_truth', 'portray', 'mean_person', 'fit_probe', 'coded_people', 'score_prior']
 
 # %% ../../nbs/69_mini.likeness.ipynb #98d8d686
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,7 @@ def portray(generator: Generator, number: int) -> Likeness:
     return Likeness(number, truth, seen.rgb, seen.raw, seen.depth, w_plus)
 
 # %% ../../nbs/69_mini.likeness.ipynb #6316fbba
+@functools.cache
 def mean_person(
     size: int, people: int = 100
 ) -> tuple[Float[Tensor, "v 3 h w"], Float[Tensor, "v h w"]]:
