@@ -78,5 +78,5 @@ readme: $(READY)  ## render README.md from nbs/index.ipynb
 	PATH="$(BIN):$$PATH" tools/readme.sh
 
 clean:  ## remove the environment, the caches and the unpublished results
-	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info work figures/smoke figures/demo
+	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info work figures/smoke figures/demo/notebooks
 	find nbs talk3d tests -name __pycache__ -prune -exec rm -rf {} +
