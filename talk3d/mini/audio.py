@@ -41,7 +41,7 @@ from talk3d.core import (
 )
 
 # %% ../../nbs/60_mini.audio.ipynb #8e120a36
-from .recipe import FitConfig, Score, fit, publish, seeded
+from .recipe import FitConfig, Score, first_weights, fit, publish
 from ..speech import Speech, load_speech, save_speech
 from ..train import step_generator
 from talk3d.utterances import (
@@ -76,7 +76,7 @@ def build_recogniser(seed: int = 0) -> nn.Module:  # a `Wav2Vec2ForCTC`
         do_stable_layer_norm=True, num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=16,
         pad_token_id=0, bos_token_id=None, eos_token_id=None, **none,
     )  # fmt: skip
-    with seeded(seed):
+    with first_weights(seed):
         return transformers.Wav2Vec2ForCTC(config)
 
 # %% ../../nbs/60_mini.audio.ipynb #12ab0ebe

@@ -26,7 +26,16 @@ from ..faces import face_mask
 from ..identity import EmbedderConfig, FaceEmbedder, align_face, five_points
 from ..media import to_uint8
 from .landmarks import random_motion
-from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, seeded, ship
+from talk3d.mini.recipe import (
+    Clock,
+    FitConfig,
+    Score,
+    first_weights,
+    fit,
+    keep_pool,
+    run_record,
+    ship,
+)
 from ..person import PALETTES, PuppetIdentity
 from ..puppet import Puppet
 from ..train import step_generator
@@ -275,7 +284,7 @@ STEPS, CROWD, RATE = 800, 24, 1e-3
 
 def new_embedder(config: EmbedderConfig, seed: int) -> FaceEmbedder:
     """An embedder that knows nobody yet; equal seeds give equal weights."""
-    with seeded(seed):
+    with first_weights(seed):
         return FaceEmbedder(config)
 
 # %% ../../nbs/71_mini.embedder.ipynb #271e35aa

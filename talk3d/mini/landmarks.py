@@ -25,7 +25,16 @@ from torch.utils.data import Dataset
 from ..camera import project
 from ..fan import Fan, FanConfig, close_windows, draw_heat_maps, locate
 from ..media import to_uint8
-from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, seeded, ship
+from talk3d.mini.recipe import (
+    Clock,
+    FitConfig,
+    Score,
+    first_weights,
+    fit,
+    keep_pool,
+    run_record,
+    ship,
+)
 from ..person import PuppetMotion
 from ..puppet import Puppet
 from ..speech import load_speech
@@ -174,7 +183,7 @@ class Looks(Dataset):
 # %% ../../nbs/62_mini.landmarks.ipynb #15f72088
 def new_fan(config: FanConfig, seed: int) -> Fan:
     """A network whose first heat maps are empty, which is nearly right everywhere."""
-    with seeded(seed):
+    with first_weights(seed):
         network = Fan(config)
     for name, part in network.named_children():
         if name[0] == "l":

@@ -27,7 +27,16 @@ from torch.utils.data import Dataset
 # %% ../../nbs/72_mini.perceptual.ipynb #faff60de
 from ..camera import orbit_camera
 from ..media import to_uint8
-from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, seeded, ship
+from talk3d.mini.recipe import (
+    Clock,
+    FitConfig,
+    Score,
+    first_weights,
+    fit,
+    keep_pool,
+    run_record,
+    ship,
+)
 from ..perceptual import AlexNetConfig, AlexNetFeatures, lpips_with, unit_features
 from ..person import RANGES, PuppetIdentity, PuppetMotion
 from ..puppet import Puppet
@@ -267,7 +276,7 @@ def order_loss(network: nn.Module, views: Float[Tensor, "v 3 n n"]) -> Float[Ten
 # %% ../../nbs/72_mini.perceptual.ipynb #abc1d89b
 def new_backbone(config: AlexNetConfig, seed: int) -> AlexNetFeatures:
     """An untrained network."""
-    with seeded(seed):
+    with first_weights(seed):
         network = AlexNetFeatures(config)
         for layer in network.features:
             if isinstance(layer, nn.Conv2d):

@@ -26,7 +26,7 @@ from ..field import SCENE_NUMBERS, FieldConfig, sample_field, scene_code, scene_
 from ..inversion import latent_spread
 from ..losses import shrink
 from .likeness import score_prior
-from .recipe import Clock, FitConfig, Score, fit, run_record, seeded, ship
+from .recipe import Clock, FitConfig, Score, first_weights, fit, run_record, ship
 from ..networks import load_prior
 from ..person import PuppetIdentity, PuppetMotion
 from ..puppet import Puppet
@@ -39,7 +39,7 @@ _STEEP = 20.0  # how much larger the weights of the density start
 
 def new_prior(config: GeneratorConfig, seed: int) -> Generator:
     """A generator that knows nothing yet; equal seeds give equal weights."""
-    with seeded(seed):
+    with first_weights(seed):
         generator = Generator(config)
     with torch.no_grad():
         generator.backbone.mapping.fc0.weight[:, len(SCENE_NUMBERS) : config.z_dim] = 0

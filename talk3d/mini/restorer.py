@@ -26,7 +26,16 @@ from ..field import scene_code, scene_ranks
 from ..losses import shrink
 from ..media import from_uint8, to_uint8
 from .likeness import VIEWS, Likeness, portray
-from .recipe import Clock, FitConfig, Score, fit, keep_pool, run_record, seeded, ship
+from talk3d.mini.recipe import (
+    Clock,
+    FitConfig,
+    Score,
+    first_weights,
+    fit,
+    keep_pool,
+    run_record,
+    ship,
+)
 from ..networks import load_prior
 from ..puppet import Puppet
 from ..restorer import Restorer, RestorerConfig, enlarged, restore
@@ -134,7 +143,7 @@ def _lay_way(network: Restorer) -> None:
 @torch.no_grad()
 def new_restorer(config: RestorerConfig, seed: int) -> Restorer:
     """A network that paints what it gets; equal seeds give equal weights."""
-    with seeded(seed):
+    with first_weights(seed):
         network = Restorer(config)
     _lay_way(network)
     decoder, steered = network.stylegan_decoder, network.condition_shift[-1][2].out_channels

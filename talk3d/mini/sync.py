@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 # %% ../../nbs/64_mini.sync.ipynb #0d163992
 from ..core import write_json
 from .clips import TEXTS, ClipConfig, Clips, draw_clips, expert_view, scorer_view, worsen
-from .recipe import FitConfig, Score, fit, publish, save_half, seeded
+from .recipe import FitConfig, Score, first_weights, fit, publish, save_half
 from ..networks import load_network
 from ..spectra import expert_mel, mel_windows, mfcc
 from talk3d.syncnet import (
@@ -368,7 +368,7 @@ def _fitted(
         what: draw_clips(folder / "clips", what, count, course.clip, course.workers)
         for what, count in sets.items()
     }
-    with seeded(seed):
+    with first_weights(seed):
         pupil = Pupil(plan.network(plan.sizes), plan.width)
     config = FitConfig(steps, course.rate, workers=min(course.workers, 1))
     data = plan.batches(drawn[plan.kind], seed)
