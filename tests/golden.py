@@ -95,7 +95,8 @@ def compare(name: str, rule: Golden, find: Find, worst: dict[str, tuple[Deviatio
     ]
     worst[name] = max(found, key=lambda each: each.share), len(results)
     assert {each.tensor for each in found} == results, "compare every result of the golden"
-    assert [each for each in found if not each.passes] == []
+    failed = [each for each in found if not each.passes]
+    assert not failed, f"{name}: {failed}"
 
 
 def check_manifest(goldens: dict[str, Golden], names: set[str], shared: Path) -> None:
