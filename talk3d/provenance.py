@@ -187,11 +187,12 @@ def peak_memory_mb() -> float:
 
 @cache
 def git_state(folder: Path = PACKAGE) -> tuple[str, bool | None]:
-    """Commit and whether the tree differs from it; ("unknown", None) outside a checkout."""
+    """Commit and whether what makes results differs from it; outside a checkout unknown, None."""
     git = ["git", "-C", str(folder)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+        changed = [*git, "status", "--porcelain", "--", ":/", ":(top,exclude)figures"]
+        status = subprocess.run(changed, capture_output=True, text=True)
     except OSError:
         return "unknown", None
     if commit.returncode:
