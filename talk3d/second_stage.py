@@ -136,7 +136,9 @@ def train_restorer(
         return restorer_step(restorer, portrait, frames, index, adam, networks, config.weights)
 
     index = held_out_frames(len(frames), config.held_out, config.validation_frames)
-    score = partial(seen_score, restored_look(restorer, portrait, frames), frames, index, run.folder)
+    score = partial(
+        seen_score, restored_look(restorer, portrait, frames), frames, index, run.folder
+    )
     every, smaller = (config.validate_steps, config.save_seconds), "fewer pictures a step"
     learn(run, config.steps, every, take_step, score, smaller)
 
