@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .core import digest
-from .dataset import TalkingFrames, on_device
+from .dataset import Batch, TalkingFrames, on_device
 from .eg3d import Picture, enlarge
 
 # %% ../nbs/56_second_stage.ipynb #40ec531c
@@ -47,7 +47,7 @@ from talk3d.train import (
     seen_score,
     step_generator,
 )
-from .volume import SeededDraws
+from .volume import Draws, SeededDraws
 
 # %% ../nbs/56_second_stage.ipynb #7557f77c
 RESTORER_WEIGHTS = LossWeights(identity=0.0, mouth=0.0, mouth_lpips=0.0, sync=0.0)
@@ -124,7 +124,7 @@ def train_restorer(
     seed: int = 0,
     networks: LossNetworks = NO_NETWORKS,
 ) -> None:
-    """Train a restorer, resuming where an earlier run in the folder stopped. Raises as `train`."""
+    """Train a restorer, resuming where a run in the folder stopped. Raises as `train` does."""
     require_networks(config.weights, networks)
     adam = torch.optim.Adam(restorer.parameters(), config.rate)
     recipe = digest([seed, replace(config, steps=0, save_seconds=0.0)])  # these two may change
@@ -136,11 +136,10 @@ def train_restorer(
         return restorer_step(restorer, portrait, frames, index, adam, networks, config.weights)
 
     index = held_out_frames(len(frames), config.held_out, config.validation_frames)
-    score = partial(
-        seen_score, restored_look(restorer, portrait, frames), frames, index, run.folder
-    )
-    every, smaller = (config.validate_steps, config.save_seconds), "fewer pictures a step"
-    learn(run, config.steps, every, take_step, score, smaller)
+    look = restored_look(restorer, portrait, frames)
+    score = partial(seen_score, look, frames, index, run.folder)
+    every = (config.validate_steps, config.save_seconds)
+    learn(run, config.steps, every, take_step, score, "fewer pictures a step")
 
 # %% ../nbs/56_second_stage.ipynb #fdfae1e3
 def draw_log(
@@ -181,6 +180,21 @@ class Laps:
         self.seconds[name] = now - getattr(self, "last", now)
         self.last = now
 
+# %% ../nbs/56_second_stage.ipynb #5c0d7e1a
+def timed_picture(portrait: Portrait, batch: Batch, draws: Draws, lap: Laps) -> Picture:
+    """What a portrait renders, with a stopwatch on the way forward and on the way back."""
+    head = portrait.generator
+    delta = portrait.deltaplane(portrait.tokens(batch.conditions))
+    lap("predictor")
+    features, depth = head.features(portrait.planes + delta, batch.cameras, draws)
+    lap("render")
+    rgb = enlarge(head.superresolution, features, portrait.w.expand(len(delta), -1))
+    lap("super-resolution")
+    rgb.register_hook(partial(lap, "losses, back"))
+    features.register_hook(partial(lap, "super-resolution, back"))
+    delta.register_hook(partial(lap, "render, back"))
+    return Picture(rgb, features[:, :3], depth)
+
 # %% ../nbs/56_second_stage.ipynb #54997016
 def timed_step(
     portrait: Portrait,
@@ -192,22 +206,12 @@ def timed_step(
     step: int,
 ) -> tuple[float, dict[str, float]]:  # loss; seconds of each part
     """A step of `train`, with a stopwatch."""
-    lap, random, head = Laps(portrait.planes.device), step_generator(seed, step), portrait.generator
+    lap, random = Laps(portrait.planes.device), step_generator(seed, step)
     batch = on_device(draw_batch(frames, config, random, seed, step), lap.device)
     lap("data")
-    delta = portrait.deltaplane(portrait.tokens(batch.conditions))
-    lap("predictor")
-    planes = portrait.planes + delta
-    features, depth = head.features(planes, batch.cameras, SeededDraws(random))
-    lap("render")
-    rgb = enlarge(head.superresolution, features, portrait.w.expand(len(delta), -1))
-    lap("super-resolution")
-    picture = Picture(rgb, features[:, :3], depth)
+    picture = timed_picture(portrait, batch, SeededDraws(random), lap)
     loss, _ = portrait_loss(picture, batch.target, config.weights, networks, step)
     lap("losses")
-    made = {"losses": rgb, "super-resolution": features, "render": delta}
-    for name, value in made.items():
-        value.register_hook(partial(lap, f"{name}, back"))
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     lap("predictor, back")
