@@ -75,7 +75,7 @@ LONG_CELLS: dict[tuple[str, str], str] = {
     ("attention", "PlaneTransformer"): "the two halves of one pass, which a reader compares",
     ("attention", "PlaneModulation"): "the two halves of one pass, as in the transformer",
     ("restorer", "PictureDecoder"): "a published network: its layers and the loop over them",
-    ("train", "train"): "the training loop, which a reader takes in whole, in one cell",
+    ("train", "learn"): "the training loop, which a reader takes in whole, in one cell",
     ("pipeline", "imports"): "the stages join nearly all modules below; no code but imports",
     ("cli", "reproduce"): "one command: its options, a line each, are its documentation",
     ("viewers", "OrbitViewer"): "one widget: its rows, and the redraw they all call",

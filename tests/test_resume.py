@@ -1,6 +1,8 @@
 """Killed in mid-run, then run again: nothing half-made is taken for finished, nothing is lost."""
 
+import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from cells import ROOT
 from safetensors.torch import load_file
 from toys import TINY, TINY_CLI, environment, started
 
+from talk3d.checkpoint import load_checkpoint
 from talk3d.core import read_json
 from talk3d.preprocess import load_track
 from talk3d.profiles import SMOKE
@@ -34,12 +37,18 @@ def steps(folder: Path) -> int:
     return len(log.read_text().splitlines()) if log.is_file() else 0
 
 
-def trained(folder: Path) -> subprocess.CompletedProcess[str]:
-    """`talk3d train` of the tiny profile, to its end."""
+def trained(folder: Path, largest: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`talk3d train` of the tiny profile; no file may grow larger than so many bytes."""
+
+    def limit() -> None:
+        if largest is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
     command = [sys.executable, "-c", TINY_CLI, "train", str(folder)]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(1), text=True, capture_output=True, timeout=300
-    )
+        command, cwd=ROOT, env=environment(1), text=True, capture_output=True, timeout=300,
+        preexec_fn=limit,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +61,19 @@ def uninterrupted(tiny_talk, tmp_path_factory) -> Path:
 
 
 def assert_same_training(one: Path, two: Path) -> None:
-    """The same files, weights bit for bit, and the same losses at every step."""
+    """The same files, weights bit for bit, and the same losses and scores at every step."""
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
-    for name in ("portrait.safetensors", "drive.safetensors"):
-        a, b = load_file(one / name), load_file(two / name)
+    assert {"portrait.safetensors", "preview.png"} <= {p.name for p in one.iterdir()}
+    for path in one.glob("*.safetensors"):
+        a, b = load_file(path), load_file(two / path.name)
         assert list(a) == list(b)
         different = [key for key in a if a[key].numpy().tobytes() != b[key].numpy().tobytes()]
         assert different == [], different
     assert (one / "log.jsonl").read_text() == (two / "log.jsonl").read_text()
-    assert len((one / "log.jsonl").read_text().splitlines()) == TINY.train.steps
+    assert (one / "preview.png").read_bytes() == (two / "preview.png").read_bytes()
+    lines = [json.loads(line) for line in (one / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(TINY.train.steps)]
+    assert sum("validation" in line for line in lines) == 7, "six on the way, one at the end"
 
 
 def test_a_killed_training_resumes_to_the_same_weights(tiny_talk, uninterrupted, tmp_path):
@@ -71,7 +84,7 @@ def test_a_killed_training_resumes_to_the_same_weights(tiny_talk, uninterrupted,
         process.kill()
         assert process.wait() == -signal.SIGKILL
     done = steps(folder)
-    assert 20 <= done < TINY.train.steps, "killed in mid-run"
+    assert 20 <= done < TINY.train.steps, "killed in mid-run, after two validations"
     assert not (folder / "train").exists(), "an unfinished stage has no folder"
     result = trained(folder)
     assert result.returncode == 0, result.stderr
@@ -92,6 +105,29 @@ def test_ctrl_c_says_that_the_same_command_resumes(tiny_talk, uninterrupted, tmp
     assert "the same command resumes" in complained.splitlines()[-1]
     assert "Traceback" not in complained + told
     assert not (folder / "train").exists()
+    assert trained(folder).returncode == 0
+    assert_same_training(folder / "train", uninterrupted)
+
+
+def test_a_full_disk_leaves_the_last_state(tiny_talk, uninterrupted, tmp_path):
+    """The limit of a file's size stands for a disk without room: the state does not fit."""
+    folder = tmp_path / "talk"
+    shutil.copytree(tiny_talk, folder)
+    state = folder / ".train.partial" / "state.safetensors"
+    with started(["-c", TINY_CLI], "train", folder, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: steps(folder) >= 10, "step 10", process)
+        process.kill()
+        process.wait()
+    before, at = state.read_bytes(), load_checkpoint(state).meta["step"]
+    result = trained(folder, largest=100_000)
+    told = result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert told.startswith(f"talk3d: cannot write to {state.parent} in step {at + 1}: File too")
+    assert told.endswith(f"make room and run again, which goes on from step {at}")
+    assert state.read_bytes() == before
+    assert sorted(p.name for p in state.parent.iterdir()) == [
+        *("key.json", "log.jsonl", "preview.png", "state.safetensors")
+    ]
     assert trained(folder).returncode == 0
     assert_same_training(folder / "train", uninterrupted)
 

@@ -75,7 +75,9 @@ TINY = replace(
         deltaplane=replace(SMOKE.portrait.deltaplane, plane_size=16, channels=4, widths=(8, 8, 8)),
     ),
     personalize=replace(SMOKE.personalize, distil_steps=4, steps=4, batch=2, points=500),
-    train=replace(SMOKE.train, steps=60, sampling=Sampling(windows=1), save_seconds=0.0),
+    train=replace(
+        SMOKE.train, steps=60, sampling=Sampling(windows=1), validate_steps=9, save_seconds=0.0
+    ),
 )
 
 # The command line, where the word "smoke" means the profile above.
