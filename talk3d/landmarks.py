@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIX', 'RIGID', 'TEMPLATE', 'smooth', 'similarity', 'transform', 'reference_points', 'ffhq_quad', 'crop_frames',
-           'head_pose', 'legacy_head_pose', 'camera_angles']
+           'head_pose', 'legacy_head_pose', 'camera_angles', 'frontal_crops', 'posed_crops']
 
 # %% ../nbs/16_landmarks.ipynb #99f3c55c
 import math
@@ -192,3 +192,28 @@ def camera_angles(
 
 
 _SHUT = ((62, 66), (36, 45))  # the middle of the inner lips, and the eyes as a measure
+
+# %% ../nbs/16_landmarks.ipynb #0f42ec3e
+def frontal_crops(
+    landmarks: Float[np.ndarray, "t 68 2"],  # pixels of the raw frame, smoothed
+    size: int,  # pixels along each side of the crop
+) -> Float[np.ndarray, "t 2 3"]:  # from pixels of the frame to pixels of the crop
+    """The paper's crop: the six points where the frontal camera sees them."""
+    target = reference_points(size)
+    return np.stack([similarity(points, target) for points in landmarks[:, list(SIX)]])
+
+
+def posed_crops(
+    landmarks: Float[np.ndarray, "t 68 2"],  # pixels of the raw frame, smoothed
+    size: int,  # pixels along each side of the crop
+    rounds: int = 3,  # of cropping and asking for the camera
+) -> Float[np.ndarray, "t 2 3"]:  # from pixels of the frame to pixels of the crop
+    """The rigid points where the orbit camera of the frame sees them. Source: ours."""
+    matrices, bone = frontal_crops(landmarks, size), landmarks[:, list(RIGID)]
+    head = torch.tensor([[TEMPLATE[k] for k in RIGID]], dtype=torch.float64)
+    for _ in range(rounds):
+        yaw, pitch = map(torch.from_numpy, camera_angles(transform(matrices, landmarks), size))
+        seen = project(head.expand(len(yaw), -1, -1), orbit_camera(yaw, pitch)).numpy()
+        pairs = zip(bone, seen * size - 0.5, strict=True)
+        matrices = np.stack([similarity(points, target) for points, target in pairs])
+    return matrices
