@@ -42,10 +42,13 @@ class PortraitConfig:
     deltaplane: DeltaplaneConfig = field(default_factory=DeltaplaneConfig)
     tokens: TokenConfig = field(default_factory=TokenConfig)
     editor: str = "deltaplane"  # latent: Table F.5, without deltaplane
+    unit: str = "one"  # of a deltaplane, as released; spread: how much the identity's planes vary
 
     def __post_init__(self) -> None:
         if self.editor not in ("deltaplane", "latent"):
             raise ValueError(f"editor is 'deltaplane' or 'latent', got {self.editor!r}")
+        if self.unit not in ("one", "spread"):
+            raise ValueError(f"unit is 'one' or 'spread', got {self.unit!r}")
         g, d = self.generator, self.deltaplane
         ours = (d.plane_size, d.channels, d.axes)
         if ours != (theirs := (g.plane_size, g.plane_channels, g.render.axes)):
@@ -132,6 +135,7 @@ class Prepared:
     """What is the same in every frame of a portrait."""
 
     identity: EncodedIdentity | None  # None: this editor has none
+    unit: Float[Tensor, "1 3 c 1 1"] | None  # of what the predictor says; None: one
     up: UpPath | None  # the predictor's last steps, folded; None while learning
     enlarge: FoldedSuperResolution | None  # None while learning
 
@@ -148,13 +152,14 @@ def prepare(
     fold: bool,  # weights too, for rendering without gradients
 ) -> Prepared:
     """Compute what does not change from frame to frame, now; `Portrait.encode` keeps it."""
-    identity = up = enlarge = None
+    identity = unit = up = enlarge = None
     if isinstance(portrait.predictor, DeltaplanePredictor):
         identity = portrait.predictor.encode(portrait.planes)
+        unit = portrait.planes.std((3, 4), keepdim=True) if portrait.config.unit != "one" else None
         up = portrait.predictor.folded_up() if fold else None
     if fold:
         enlarge = FoldedSuperResolution(portrait.generator.superresolution, portrait.w[0])
-    return Prepared(identity, up, enlarge)
+    return Prepared(identity, unit, up, enlarge)
 
 
 def _prepared_from(portrait: "Portrait") -> dict[str, Tensor]:
@@ -189,7 +194,8 @@ class Portrait(StillHead):
             return self.generator.paint(w_plus) - self.planes
         known = self.encode() if prepared is None else prepared
         assert known.identity is not None  # this editor has one
-        return self.predictor.decode(known.identity.expand(len(tokens)), tokens, known.up)
+        delta = self.predictor.decode(known.identity.expand(len(tokens)), tokens, known.up)
+        return delta if known.unit is None else delta * known.unit
 
     def forward(
         self,
