@@ -149,7 +149,8 @@ def write_frames(
     if (first := next(walk, None)) is None:
         raise ValueError("a video of no pictures")
     with _writing(Path(path), "mp4") as container:
-        video = _open_video(container, *first.shape[:2], fps, crf, synthetic)
+        height, width, _ = first.shape
+        video = _open_video(container, height, width, fps, crf, synthetic)
         sound = container.add_stream("aac", rate=rate, layout="mono") if len(audio) else None
         return _mux(container, video, sound, itertools.chain([first], walk), audio)
 

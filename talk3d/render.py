@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LIMIT', 'BATCH', 'TalkingPortrait', 'save_portrait', 'load_portrait', 'ping_pong', 'speak_over', 'follow_camera',
            'fix_camera', 'orbit_path', 'token_at', 'override_token', 'Base', 'edited', 'Drawn', 'Renderer', 'draw',
-           'draw_frames', 'stream', 'render_frames', 'draw_heard', 'stream_speech', 'render_video']
+           'draw_frames', 'stream', 'render_frames', 'draw_heard', 'stream_speech', 'draw_pictures', 'write_video',
+           'render_video']
 
 # %% ../nbs/54_render.ipynb #05a3b18e
 import itertools
@@ -319,9 +320,12 @@ def stream_speech(
     yield from draw_heard(renderer, motion or talking.motion, stream_contexts(features))
 
 # %% ../nbs/54_render.ipynb #9578a9c6
-def _pictures(
-    renderer: Renderer, drive: Drive, keep: Callable[[Drawn], None] | None
+def draw_pictures(
+    renderer: Renderer,
+    drive: Drive,
+    keep: Callable[[Drawn], None] | None = None,  # sees all batches, in order
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Pictures one by one, with a bar that says how long it takes."""
     drawn_batches = draw_frames(renderer, drive)
     for drawn in progress(drawn_batches, "render", -(-len(drive) // BATCH)):
         if keep is not None:
@@ -330,30 +334,36 @@ def _pictures(
 
 
 def _then_without(
-    manifest: Path, frames: Iterator[UInt8[np.ndarray, "h w 3"]]
+    manifest: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]]
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """The same frames; when all are made, an earlier manifest goes."""
     yield from frames
     manifest.unlink(missing_ok=True)
 
 # %% ../nbs/54_render.ipynb #136e5473
+def write_video(
+    out: str | Path,  # .mp4
+    frames: Iterable[UInt8[np.ndarray, "h w 3"]],  # rendered, 25 a second; taken one at a time
+    audio: Float[np.ndarray, " n"],  # 16 kHz mono, heard in the video
+    **facts: Any,  # written to the manifest
+) -> None:
+    """Write a video with sound, marked as synthetic, and its manifest: OUT and OUT.json.
+
+    Raises `InputError` where they cannot be written.
+    """
+    mark = "a talking portrait, not a recording"
+    frames = _then_without(Path(f"{out}.json"), frames)
+    count = write_frames(out, frames, audio.astype(np.float32), synthetic=mark)
+    manifest = {"synthetic": True, "frames": count, "fps": 25, "seconds": count / 25}
+    write_json(f"{out}.json", manifest | {"sha256": file_sha256(out)} | facts)
+
+
 def render_video(
     talking: TalkingPortrait,
     out: str | Path,  # .mp4
     audio: Float[np.ndarray, " n"],  # 16 kHz mono, heard in the video
     drive: Drive,  # what to render: from `speak_over`, `fix_camera` or the portrait's own
-    renderer: Renderer | None = None,  # with an edit or a restorer; None: without
-    keep: Callable[[Drawn], None] | None = None,  # sees all batches, in order
-    finish: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] | None = None,  # of pictures
     **facts: Any,  # written to the manifest
 ) -> None:
-    """Render a drive to a video with sound, frame by frame; writes OUT and OUT.json.
-
-    Raises `InputError` where they cannot be written.
-    """
-    frames = _pictures(renderer or Renderer(talking.portrait), drive, keep)
-    frames = _then_without(Path(f"{out}.json"), finish(frames) if finish else frames)
-    mark = "a talking portrait, not a recording"
-    count = write_frames(out, frames, audio.astype(np.float32), synthetic=mark)
-    manifest = {"synthetic": True, "frames": count, "fps": 25, "seconds": count / 25}
-    write_json(f"{out}.json", manifest | {"sha256": file_sha256(out)} | facts)
+    """Render a drive as it is to a video. Raises `InputError` as `write_video` does."""
+    write_video(out, draw_pictures(Renderer(talking.portrait), drive), audio, **facts)
