@@ -8,7 +8,6 @@ __all__ = ['CAMERAS', 'EXTRAS', 'read_rows', 'orbit_path', 'choose_camera', 'tok
 
 # %% ../nbs/56_compose.ipynb #0cfd09dd
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
