@@ -40,7 +40,6 @@ DIRECTIVES = {"default_exp", "export", "exporti", "hide", "gpu", "weights", "slo
 # Exported cells of 26 to 40 lines: (module, first name in the cell) -> why it is not split.
 LONG_CELLS: dict[tuple[str, str], str] = {
     ("core", "atomic_path"): "one try statement: write, rename, explain the failure, clean up",
-    ("media", "write_clip"): "one open container: streams are declared, then filled, in this order",
     ("triplane", "PlaneTable"): "the layout of a table and its lookup share every number",
     ("triplane", "march_rays"): "the two passes share what the first one found",
     ("triplane", "render_plain"): "the oracle is the whole renderer on one page",
