@@ -7,7 +7,7 @@ __all__ = ['Verdict', 'REACH', 'NEAR', 'FAR', 'Check', 'judge', 'format_checks',
            'crop_to_frame', 'Lag', 'lip_lag', 'lag_check', 'pose_check', 'Preflight', 'preflight', 'draw_contact',
            'draw_coverage', 'write_preflight']
 
-# %% ../nbs/60_preflight.ipynb #c3d069b5
+# %% ../nbs/60_preflight.ipynb #986270cb
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from .media import FPS, RATE, clip_audio, iter_frames, read_metadata
 from .plot import COLOURS, new_figure
 from .preprocess import PreprocessConfig, read_landmarks
 
-# %% ../nbs/60_preflight.ipynb #95837de2
+# %% ../nbs/60_preflight.ipynb #3792c1f4
 Verdict = Literal["ok", "warn", "stop"]
 
 
@@ -56,10 +56,12 @@ def judge(
 def format_checks(checks: list[Check]) -> str:
     """A table, one line a check, the sentence last."""
     wide = [max(len(getattr(c, part)) for c in checks) for part in ("name", "value")]
-    rows = [f"{c.verdict:4}  {c.name:{wide[0]}}  {c.value:>{wide[1]}}  {c.told}" for c in checks]
+    rows = [
+        f"{c.verdict:4}  {c.name:{wide[0]}}  {c.value:>{wide[1]}}  {c.told}" for c in checks
+    ]
     return "\n".join(rows)
 
-# %% ../nbs/60_preflight.ipynb #d19f4b63
+# %% ../nbs/60_preflight.ipynb #d6be3ae5
 def file_checks(
     video: str | Path,
     resample: bool = False,  # other frame rates are taken
@@ -84,7 +86,7 @@ def file_checks(
               (rate < RATE, "warn", "the consonants are gone; give sound of 16 kHz or more")),
     ]  # fmt: skip
 
-# %% ../nbs/60_preflight.ipynb #e2dece2f
+# %% ../nbs/60_preflight.ipynb #df35c7eb
 def sound_checks(
     audio: Float32[np.ndarray, " n"],  # 16 kHz
 ) -> list[Check]:
@@ -103,7 +105,7 @@ def sound_checks(
               (spoken < 0.4, "warn", "most of the time nobody speaks; cut the pauses out")),
     ]  # fmt: skip
 
-# %% ../nbs/60_preflight.ipynb #5fda132f
+# %% ../nbs/60_preflight.ipynb #ba447610
 def face_checks(
     matrices: Float[np.ndarray, "t 2 3"],  # raw frame pixels to crop pixels
     size: int,  # pixels along each side of the crop
@@ -137,7 +139,7 @@ def crop_to_frame(
     """Where points of a crop are in its frame."""
     return (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
 
-# %% ../nbs/60_preflight.ipynb #dfac2995
+# %% ../nbs/60_preflight.ipynb #08b72766
 def _quick(curve: np.ndarray) -> np.ndarray:
     """What changes within a second."""
     return curve - uniform_filter1d(curve, round(FPS))
@@ -152,7 +154,7 @@ def _linked(lips: np.ndarray, loud: np.ndarray, lag: int) -> float:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
 
-# %% ../nbs/60_preflight.ipynb #0975a399
+# %% ../nbs/60_preflight.ipynb #252f2932
 @dataclass(frozen=True)
 class Lag:
     """How late the sound is."""
@@ -182,7 +184,7 @@ def lip_lag(
     peak, chance = curve[near].max(), curve[far]
     return Lag(best, float(peak), float((peak - chance.mean()) / chance.std().clip(1e-6)), curve)
 
-# %% ../nbs/60_preflight.ipynb #d8ffcaf1
+# %% ../nbs/60_preflight.ipynb #17ea5f6a
 def lag_check(lag: Lag) -> Check:
     """Whether lips and sound belong together, as far as can be told."""
     unsure = lag.certainty < 4
@@ -195,7 +197,7 @@ def lag_check(lag: Lag) -> Check:
         (abs(lag.frames) > 2, "stop" if abs(lag.frames) > 5 else "warn", moved),
     )  # fmt: skip
 
-# %% ../nbs/60_preflight.ipynb #e61ad917
+# %% ../nbs/60_preflight.ipynb #e2075eda
 def pose_check(
     yaw: Float[np.ndarray, " t"],  # degrees
     pitch: Float[np.ndarray, " t"],  # degrees
@@ -210,7 +212,7 @@ def pose_check(
         (spread[0] < 5, "warn", still),
     )  # fmt: skip
 
-# %% ../nbs/60_preflight.ipynb #2165499d
+# %% ../nbs/60_preflight.ipynb #fb85a2d7
 @dataclass(frozen=True)
 class Preflight:
     """What was found, and what is needed to show it."""
@@ -229,7 +231,7 @@ class Preflight:
         order: tuple[Verdict, ...] = ("stop", "warn", "ok")
         return next(v for v in order if v == "ok" or v in [c.verdict for c in self.checks])
 
-# %% ../nbs/60_preflight.ipynb #3e4f034c
+# %% ../nbs/60_preflight.ipynb #e0d131f2
 _SHOWN = 8
 
 
@@ -248,7 +250,7 @@ def _look_through(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, list, tuple
     picked = np.linspace(0, len(shown) - 1, min(_SHOWN, len(shown))).round().astype(int)
     return np.stack(small), [shown[i] for i in picked], size
 
-# %% ../nbs/60_preflight.ipynb #ce88563c
+# %% ../nbs/60_preflight.ipynb #ab8bbe8d
 def _refused(name: str, error: InputError) -> Check:
     """An error as a check."""
     return Check(name, "refused", "stop", str(error))
@@ -259,7 +261,7 @@ def _filled(path: str | Path) -> int:
     with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
         return int((~file["found"]).sum()) if "found" in file else 0
 
-# %% ../nbs/60_preflight.ipynb #31caed7a
+# %% ../nbs/60_preflight.ipynb #143eb419
 def _cut_check(small: np.ndarray, points: np.ndarray) -> Check:
     cuts = find_cuts(small, points)
     times = ", ".join(f"{cut / FPS:.2f} s" for cut in cuts[:5])
@@ -279,7 +281,7 @@ def _with_landmarks(
     kept = {"landmarks": points, "matrices": matrices, "size": size, "yaw": yaw, "pitch": pitch}
     return [*checks, pose_check(yaw, pitch)], kept
 
-# %% ../nbs/60_preflight.ipynb #75f8ba0c
+# %% ../nbs/60_preflight.ipynb #6ab65361
 def preflight(
     video: str | Path,
     landmarks: str | Path,  # npz with `landmarks68`, as for `preprocess`
@@ -308,7 +310,7 @@ def preflight(
         checks.append(_refused("landmarks", error))
     return Preflight(checks, shown, **kept)
 
-# %% ../nbs/60_preflight.ipynb #31a0199d
+# %% ../nbs/60_preflight.ipynb #d15589a9
 def draw_contact(report: Preflight) -> Figure:
     """Frames at even distances, with landmarks and the box of the crop where they are known."""
     figure = new_figure(8, 4.2)
@@ -325,7 +327,7 @@ def draw_contact(report: Preflight) -> Figure:
         axis.set(xlim=(-0.5, frame.shape[1] - 0.5), ylim=(frame.shape[0] - 0.5, -0.5))
     return figure
 
-# %% ../nbs/60_preflight.ipynb #e5f45534
+# %% ../nbs/60_preflight.ipynb #16cf87eb
 def draw_coverage(report: Preflight) -> Figure:
     """Yaw and pitch of every frame."""
     figure = new_figure(4, 2.4)
@@ -336,7 +338,7 @@ def draw_coverage(report: Preflight) -> Figure:
     axis.set_aspect("equal")
     return figure
 
-# %% ../nbs/60_preflight.ipynb #ef8e1367
+# %% ../nbs/60_preflight.ipynb #d84de95d
 def write_preflight(
     report: Preflight,
     folder: str | Path,  # gets preflight.json, contact.png and poses.png
