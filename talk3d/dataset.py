@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['Drive', 'drive_from_track', 'face_boxes', 'Sampling', 'window_starts', 'draw_windows', 'Batch', 'on_device',
-           'TalkingFrames', 'sync_windows', 'window_batch', 'talking_frames', 'pick_frames', 'shuffle_audio']
+           'FrameMasks', 'TalkingFrames', 'sync_windows', 'window_batch', 'talking_frames', 'pick_frames',
+           'shuffle_audio']
 
 # %% ../nbs/51_dataset.ipynb #9eb29c7e
+import tempfile
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 from .audio import gather_context, log_mel, unfold_windows
 from .camera import Camera, orbit_camera
 from .core import InputError, digest
-from .faces import FaceTrack, face_mask, mouth_mask
+from .faces import FaceTrack, frame_mask
 from .losses import SyncWindows, Target
 from .spectra import WINDOW_COLUMNS, expert_mel
 from .tokens import Conditions
@@ -139,15 +142,33 @@ def on_device(value: Any, device: str | torch.device) -> Any:
     parts = {field.name: getattr(value, field.name) for field in fields(value)}
     return replace(value, **{name: on_device(part, device) for name, part in parts.items()})
 
+# %% ../nbs/51_dataset.ipynb #7af1ea9c
+@dataclass(frozen=True)
+class FrameMasks:
+    """Masks of t frames; an index gives those of some."""
+
+    part: str  # face or mouth
+    size: int  # pixels along each side
+    landmarks: Float32[np.ndarray, "t 68 2"]  # pixels
+    bits: UInt8[np.ndarray, "t 2 k"] | None  # of a parser; None: hulls of the landmarks
+
+    def __getitem__(self, index: Int[Tensor, " b"]) -> Bool[Tensor, "b s s"]:
+        drawn = [
+            frame_mask(self.part, self.landmarks[i], None if self.bits is None else self.bits[i],
+                       self.size)
+            for i in index.tolist()
+        ]  # fmt: skip
+        return torch.from_numpy(np.stack(drawn))
+
 # %% ../nbs/51_dataset.ipynb #7a9e7af0
 @dataclass(frozen=True)
 class TalkingFrames:
     """Frames with everything needed to learn from them."""
 
     drive: Drive
-    images: UInt8[Tensor, "t 3 h w"]
-    mouth: Bool[Tensor, "t h w"]  # hull of the lip landmarks
-    face: Bool[Tensor, "t h w"]  # hull of all landmarks
+    images: UInt8[Tensor, "t 3 h w"]  # on disk, where the track is
+    mouth: Bool[Tensor, "t h w"] | FrameMasks
+    face: Bool[Tensor, "t h w"] | FrameMasks
     boxes: Int[Tensor, "t 4"]  # x0, y0, x1, y1 of the face, the last two outside
     number: Int[Tensor, " t"]  # of each frame in the recording
     mel: Float[Tensor, "80 m"]  # of the whole recording, for the lip-sync expert
@@ -155,10 +176,13 @@ class TalkingFrames:
     def __len__(self) -> int:
         return len(self.images)
 
+    def rgb(self, index: Int[Tensor, "*b"]) -> Float[Tensor, "*b 3 h w"]:
+        """Pictures of some frames, in [-1, 1]."""
+        return self.images[index].contiguous().float() / 127.5 - 1
+
     def target(self, index: Tensor, windows: SyncWindows | None = None) -> Target:
         """What pictures of some frames are compared with."""
-        rgb = self.images[index].float() / 127.5 - 1
-        return Target(rgb, self.mouth[index], self.face[index], windows)
+        return Target(self.rgb(index), self.mouth[index], self.face[index], windows)
 
 # %% ../nbs/51_dataset.ipynb #5fd47100
 def sync_windows(
@@ -168,10 +192,9 @@ def sync_windows(
 ) -> SyncWindows:
     """Windows of true frames with their sound, for the lip-sync expert."""
     index = first[:, None] + torch.arange(sampling.window)  # n k
-    frames = data.images[index].float() / 127.5 - 1
     column = (80 * data.drive.at[first] // 25).clamp(max=data.mel.shape[1] - WINDOW_COLUMNS)
     mel = data.mel[:, column[:, None] + torch.arange(WINDOW_COLUMNS)].movedim(1, 0)  # n 80 16
-    return SyncWindows(frames, data.boxes[index], mel, sampling.shown)
+    return SyncWindows(data.rgb(index), data.boxes[index], mel, sampling.shown)
 
 
 def window_batch(
@@ -187,6 +210,21 @@ def window_batch(
     conditions = data.drive.conditions(index, jitter)
     return Batch(conditions, data.drive.cameras(index), data.target(index, windows))
 
+# %% ../nbs/51_dataset.ipynb #ea243d08
+def _rows(array: np.ndarray, where: Tensor) -> np.ndarray:
+    """Some rows of an array; of one on disk, on disk."""
+    first, count = int(where[0]), len(where)
+    if torch.equal(where, torch.arange(first, first + count)):
+        return array[first : first + count]
+    if not isinstance(array, np.memmap):
+        return array[where.numpy()]
+    beside = Path(array.filename).parent if array.filename else None
+    with tempfile.TemporaryFile(dir=beside) as file:
+        for row in where.tolist():
+            file.write(array[row].tobytes())
+        file.flush()
+        return np.memmap(file, array.dtype, "c", shape=(count, *array.shape[1:]))
+
 # %% ../nbs/51_dataset.ipynb #760f24b7
 def talking_frames(
     track: FaceTrack,
@@ -194,16 +232,13 @@ def talking_frames(
 ) -> TalkingFrames:
     """The chosen frames of a track. What they hear is cut from the whole recording."""
     where = torch.arange(len(track.yaw))[slice(track.train) if frames is None else frames]
-    size, chosen = track.crops.shape[1], where.numpy()
-    crops, landmarks = track.crops[chosen], track.landmarks[chosen]
-    hulls = lambda mask: torch.from_numpy(  # noqa: E731
-        np.stack([mask(points, (size, size)) for points in landmarks])
-    )
+    size, landmarks = track.crops.shape[1], track.landmarks[where.numpy()]
+    bits = None if track.bits is None else _rows(track.bits, where)
     return TalkingFrames(
         pick_frames(drive_from_track(track), where),
-        images=torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))),
-        mouth=hulls(mouth_mask),
-        face=hulls(face_mask),
+        images=torch.from_numpy(_rows(track.crops, where)).permute(0, 3, 1, 2),
+        mouth=FrameMasks("mouth", size, landmarks, bits),
+        face=FrameMasks("face", size, landmarks, bits),
         boxes=face_boxes(landmarks, size),
         number=where,
         mel=expert_mel(track.audio),

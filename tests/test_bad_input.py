@@ -39,6 +39,7 @@ def test_good_input_passes(good, tmp_path):
     assert track.crops.shape == (FRAMES, 32, 32, 3) and track.train == 54
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "audio.wav",
+        "crops.npy",
         "track.json",
         "track.npz",
     ]
