@@ -183,7 +183,10 @@ def _refuse(
 
 def _columns(text: str, name: str) -> dict[str, list[str]]:
     """The columns of a table with a header, blanks around names and values removed."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+    except csv.Error as error:
+        _refuse(name, f"is no table ({error})")
     if len(rows) < 2:
         _refuse(name, "has no row of numbers below a header")
     if len(set(rows[0])) != len(rows[0]):
@@ -278,9 +281,9 @@ def action_error(
     if not judged:
         told = f"{ours.source} and {truth.source} share none of the action units {tuple(units)}"
         raise InputError(f"{told}; give tables that have at least one of them")
-    pair = [np.stack([x[unit] for unit in judged], axis=1) for x in (a, b)]
-    both, values = _judged(*pair, ours.found, truth.found, "frames"), np.full(len(pair[0]), np.nan)
-    values[both] = ((pair[0] - pair[1])[both] ** 2).sum(axis=1)
+    x, y = (np.stack([side[unit] for unit in judged], axis=1) for side in (a, b))
+    both, values = _judged(x, y, ours.found, truth.found, "frames"), np.full(len(x), np.nan)
+    values[both] = ((x - y)[both] ** 2).sum(axis=1)
     scores = FaceScores(values, int((~both).sum()))
     return ActionError(scores, judged, tuple(unit for unit in units if unit not in judged))
 
