@@ -22,6 +22,8 @@ from .dataset import face_boxes
 from .faces import cavity_area, cavity_threshold, face_mask, mouth_box
 from .identity import IR_101, FaceEmbedder
 from .media import FPS, RATE, Clip, from_uint8
+
+# %% ../nbs/62_scores.ipynb #36217570
 from talk3d.metrics.face import (
     LOWER_FACE,
     STRICT,
@@ -35,6 +37,8 @@ from talk3d.metrics.face import (
     parse_openface,
     template_faces,
 )
+
+# %% ../nbs/62_scores.ipynb #850e5f2c
 from talk3d.metrics.image import (
     depth_error,
     fid,
@@ -57,7 +61,7 @@ from talk3d.metrics.sync import (
 from .perceptual import Perceptual
 from .syncnet import SyncNet
 
-# %% ../nbs/62_scores.ipynb #9cab7c99
+# %% ../nbs/62_scores.ipynb #1506e6d0
 @dataclass(frozen=True)
 class Protocol:
     """How a number was made; enough to make it again."""
@@ -70,7 +74,7 @@ class Protocol:
     missed: int = 0  # that could not be
     note: str = ""  # what a reader must know beside
 
-
+# %% ../nbs/62_scores.ipynb #aced2c49
 @dataclass(frozen=True)
 class Score:
     """A number that says how it was made."""
@@ -87,7 +91,7 @@ class Score:
         """Which way is better."""
         return "↑" if self.better == "up" else "↓"
 
-# %% ../nbs/62_scores.ipynb #0d565ae1
+# %% ../nbs/62_scores.ipynb #bb7526dd
 def _word(value: float | None) -> float | str | None:
     """A number JSON knows, or the word for it."""
     return value if value is None or math.isfinite(value) else str(value)
@@ -101,7 +105,7 @@ def _score_from(value: Any) -> Score:
     frames = tuple(None if x is None else float(x) for x in value["per_frame"])
     return Score(told["name"], float(value["value"]), told["unit"], value["better"], card, frames)
 
-# %% ../nbs/62_scores.ipynb #375e63a2
+# %% ../nbs/62_scores.ipynb #9cc95071
 def save_scores(
     path: str | Path,
     scores: Sequence[Score],
@@ -123,7 +127,7 @@ def load_scores(path: str | Path) -> list[Score]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} holds no scores ({error!r}); evaluate again") from error
 
-# %% ../nbs/62_scores.ipynb #698959d6
+# %% ../nbs/62_scores.ipynb #bb843d4e
 @dataclass(frozen=True)
 class Footage:
     """A video, 25 frames a second, and what is known or found about it."""
@@ -148,10 +152,16 @@ def footage_of(clip: Clip) -> Footage:
         raise InputError(f"{told}; read it with read_clip, resampled to 25 fps and 16 kHz")
     return Footage(clip.frames, clip.audio if len(clip.audio) else None)
 
-# %% ../nbs/62_scores.ipynb #e84ca03f
+# %% ../nbs/62_scores.ipynb #50a29755
 Inception = Callable[[np.ndarray], np.ndarray]  # bytes (b h w 3) -> features (b 2048)
+_SYNCNET = 13_631_616  # parameters of the official one
 
 
+def _refuse_name(score: str, network: str, instead: str) -> None:
+    told = f"{score} is the score of the official {network}, and this one has other sizes"
+    raise InputError(f"{told}; call it {instead}")
+
+# %% ../nbs/62_scores.ipynb #9f932352
 @dataclass(frozen=True)
 class Judges:
     """Networks that look and listen, each of them optional."""
@@ -171,15 +181,7 @@ class Judges:
             if sum(p.numel() for p in self.scorer.parameters()) != _SYNCNET:
                 _refuse_name("LSE", "SyncNet", "Sync-mini")
 
-
-_SYNCNET = 13_631_616  # parameters of the official one
-
-
-def _refuse_name(score: str, network: str, instead: str) -> None:
-    told = f"{score} is the score of the official {network}, and this one has other sizes"
-    raise InputError(f"{told}; call it {instead}")
-
-# %% ../nbs/62_scores.ipynb #1cc0120f
+# %% ../nbs/62_scores.ipynb #53196e15
 _STRETCH = 32  # frames at a time
 Way = Literal["up", "down"]
 
@@ -199,7 +201,7 @@ def _of_bytes(metric: Callable[..., Any]) -> Callable[..., Any]:
         *(torch.from_numpy(x) if x.dtype == bool else from_uint8(x) for x in pictures)
     )
 
-# %% ../nbs/62_scores.ipynb #46fdfc4b
+# %% ../nbs/62_scores.ipynb #2a85b4e2
 def _spread(
     values: Float[np.ndarray, " n"],
     where: Bool[np.ndarray, " t"],  # the frames they belong to
@@ -226,7 +228,7 @@ def _per_frame(
     made = Protocol(*card, "mean over frames", int(judged.sum()), row.missed, note)
     return Score(name, row.mean, unit, better, made, frames)
 
-# %% ../nbs/62_scores.ipynb #1c3a21cb
+# %% ../nbs/62_scores.ipynb #a217e551
 _BYTES = "bytes, 0 to 255"
 
 
@@ -244,7 +246,7 @@ def _pooled_psnr(
     made = replace(score.protocol, pooling="one error over all pixels of all frames", note=note)
     return Score(name, value, "dB", "up", made)
 
-
+# %% ../nbs/62_scores.ipynb #0b230875
 def _whole_pictures(ours: Footage, truth: Footage, judges: Judges) -> list[Score]:
     """Scores of whole frames."""
     pair, whole = (ours.frames, truth.frames), "whole picture"
@@ -258,7 +260,7 @@ def _whole_pictures(ours: Footage, truth: Footage, judges: Judges) -> list[Score
         rows.append(_per_frame(network.label, far, "", "down", (whole, "-1 to 1", network.label)))
     return rows
 
-# %% ../nbs/62_scores.ipynb #8f66ec21
+# %% ../nbs/62_scores.ipynb #8194fc3a
 def _face_pictures(ours: Footage, truth: Footage, judges: Judges) -> list[Score]:
     """Scores of the hull of the truth's landmarks, where there is a face in the truth."""
     if truth.landmarks is None:
@@ -284,7 +286,7 @@ def _face_pictures(ours: Footage, truth: Footage, judges: Judges) -> list[Score]
         )
     return rows
 
-# %% ../nbs/62_scores.ipynb #ba272fb9
+# %% ../nbs/62_scores.ipynb #de8836a7
 def _over_time(ours: Footage, truth: Footage) -> list[Score]:
     """Jitter of the pictures; none of a single frame."""
     if len(truth) < 2:
@@ -306,7 +308,7 @@ def _distribution(ours: Footage, truth: Footage, judges: Judges) -> list[Score]:
     card = Protocol("whole picture", _BYTES, "Inception-v3", "two sets", len(ours), 0, note)
     return [Score("FID", fid(ours.frames, other, judges.inception), "", "down", card)]
 
-# %% ../nbs/62_scores.ipynb #a4f4e75c
+# %% ../nbs/62_scores.ipynb #773cf1ab
 def _landmarks(ours: Footage, truth: Footage) -> list[Score]:
     """Distances of lips, and trembling, where both have landmarks."""
     if ours.landmarks is None or truth.landmarks is None:
@@ -328,7 +330,7 @@ def _landmarks(ours: Footage, truth: Footage) -> list[Score]:
         rows.append(_per_frame(f"landmark jitter{by}", shaken, "px/frame²", "down", card))
     return rows
 
-# %% ../nbs/62_scores.ipynb #bc6a87c2
+# %% ../nbs/62_scores.ipynb #f3525807
 def _muscles(ours: Footage, truth: Footage) -> list[Score]:
     """AUE in its four variants, as far as both know the units."""
     rows = []
@@ -349,7 +351,7 @@ def _muscles(ours: Footage, truth: Footage) -> list[Score]:
             rows.append(_per_frame(name, error.scores, "", "down", card, note))
     return rows
 
-# %% ../nbs/62_scores.ipynb #e7d474d6
+# %% ../nbs/62_scores.ipynb #8a204d45
 def _identity(ours: Footage, truth: Footage, judges: Judges) -> list[Score]:
     """Whose face it is, where there is a face in both."""
     if judges.embedder is None or ours.landmarks is None or truth.landmarks is None:
@@ -368,7 +370,7 @@ def _identity(ours: Footage, truth: Footage, judges: Judges) -> list[Score]:
     card = ("face on the template", "cosine", judges.embedder_name)
     return [_per_frame(judges.embedder_name, values, "", "up", card)]
 
-
+# %% ../nbs/62_scores.ipynb #a6d63504
 def _depth(ours: Footage, truth: Footage) -> list[Score]:
     """Error and order of depth, where both have it."""
     if ours.depth is None or truth.depth is None:
@@ -387,7 +389,7 @@ def _depth(ours: Footage, truth: Footage) -> list[Score]:
         _per_frame("order of depth", order, "", "up", ranks),
     ]
 
-# %% ../nbs/62_scores.ipynb #0de69883
+# %% ../nbs/62_scores.ipynb #1ed80907
 def _lips(ours: Footage, truth: Footage) -> list[Score]:
     """Correlation of the opening of the mouth, by dark pixels in the box of the true mouth."""
     if truth.landmarks is None or len(truth) < 4:
@@ -412,7 +414,7 @@ def _face_boxes(footage: Footage) -> tuple[Float[np.ndarray, "t 4"], int]:
     boxes[found] = face_boxes(footage.landmarks[found], max(footage.frames.shape[1:3])).numpy()
     return fill_boxes(boxes, found), int((~found).sum())
 
-# %% ../nbs/62_scores.ipynb #aa0eb1ff
+# %% ../nbs/62_scores.ipynb #c24efee0
 def _hearing(ours: Footage, judges: Judges) -> list[Score]:
     """LSE-C, LSE-D and offset of our pictures with our sound."""
     if judges.scorer is None or ours.sound is None or ours.landmarks is None:
@@ -430,7 +432,7 @@ def _hearing(ours: Footage, judges: Judges) -> list[Score]:
         Score(f"offset{by}", float(abs(found.offset)), "frames", "down", card),
     ]
 
-# %% ../nbs/62_scores.ipynb #77634238
+# %% ../nbs/62_scores.ipynb #cec7177f
 def _require_whole(footage: Footage, whose: str) -> None:
     """Raise `InputError` where what is known has not as many frames as the pictures."""
     for name in ("landmarks", "found", "depth"):
@@ -442,21 +444,16 @@ def _require_whole(footage: Footage, whose: str) -> None:
         told = f"{whose} has {len(footage)} frames and {len(footage.actions.found)} of action units"
         raise InputError(f"{told}; give one for each frame")
 
-# %% ../nbs/62_scores.ipynb #59ba49ff
+# %% ../nbs/62_scores.ipynb #f4dbce8b
 def score_video(
     ours: Footage,
     truth: Footage,  # the same stretch of time, cropped alike
     judges: Judges = Judges(),
 ) -> list[Score]:
-    """Every score that two videos and these judges allow.
-
-    Raises `InputError` when they are of unequal length or size, or a number is none.
-    """
+    """Every score that videos and judges allow. Raises `InputError` when they are no pair."""
     if len(ours) != len(truth):
-        told = f"ours has {len(ours)} frames, the truth {len(truth)}"
-        raise InputError(
-            f"{told}; cut both to the {min(len(ours), len(truth))} that show the same time"
-        )
+        told, t = f"ours has {len(ours)} frames, the truth {len(truth)}", min(len(ours), len(truth))
+        raise InputError(f"{told}; cut both to the {t} that show the same time")
     _require_whole(ours, "ours")
     _require_whole(truth, "the truth")
     return [
@@ -472,7 +469,7 @@ def score_video(
         *_hearing(ours, judges),
     ]
 
-# %% ../nbs/62_scores.ipynb #e9658253
+# %% ../nbs/62_scores.ipynb #a78c6d7f
 def _shown(score: Score) -> str:
     return f"{score.value:.4g}"
 
@@ -491,7 +488,7 @@ def score_table(scores: Sequence[Score]) -> str:  # markdown
         )
     return "\n".join(lines)
 
-# %% ../nbs/62_scores.ipynb #05f7da7e
+# %% ../nbs/62_scores.ipynb #18692c2e
 def comparison_table(
     methods: Mapping[str, Sequence[Score]],  # name -> its scores
     names: Sequence[str] | None = None,  # of scores, in order; None: all there are

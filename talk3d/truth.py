@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import nn
 
+# %% ../nbs/68_truth.ipynb #5a7c1e90
 from .bundle import read_manifest
 from .dataset import face_boxes
 from .faces import cavity_area, cavity_threshold, mouth_box

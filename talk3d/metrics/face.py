@@ -38,7 +38,7 @@ class FaceScores:
         """Over the frames that were judged."""
         return float(np.nanmean(self.values))
 
-
+# %% ../../nbs/48_metrics.face.ipynb #82b6d0de
 def _found(
     t: int, ours: Bool[np.ndarray, " n"] | None, truth: Bool[np.ndarray, " m"] | None
 ) -> Bool[np.ndarray, " t"]:
@@ -53,7 +53,7 @@ def _found(
         raise InputError("no frame has a face in both videos; check crops and detector")
     return both
 
-
+# %% ../../nbs/48_metrics.face.ipynb #f746abd4
 def _judged(
     ours: np.ndarray,
     truth: np.ndarray,
@@ -68,7 +68,7 @@ def _judged(
     require_pair(ours[both], truth[both], what)
     return both
 
-# %% ../../nbs/48_metrics.face.ipynb #9e962de7
+# %% ../../nbs/48_metrics.face.ipynb #4f3229ed
 def landmark_distance(
     ours: Float[Tensor, "t k 2"],  # pixels
     truth: Float[Tensor, "n k 2"],
@@ -77,7 +77,7 @@ def landmark_distance(
     require_pair(ours, truth, "sets of landmarks")
     return (ours - truth).norm(dim=-1).sum(dim=1).mean()
 
-# %% ../../nbs/48_metrics.face.ipynb #9936724d
+# %% ../../nbs/48_metrics.face.ipynb #08c3d29d
 LIPS = slice(48, 68)  # of the 68 iBUG landmarks
 
 
@@ -90,7 +90,7 @@ def lip_distances(
     shapes = [lips - lips.mean(axis=1, keepdims=True) for lips in (ours[:, LIPS], truth[:, LIPS])]
     return np.linalg.norm(shapes[0] - shapes[1], axis=-1).mean(axis=1).astype(np.float64)
 
-# %% ../../nbs/48_metrics.face.ipynb #f0924271
+# %% ../../nbs/48_metrics.face.ipynb #01a05307
 def carry_missed(
     landmarks: Float[np.ndarray, "t k 2"], found: Bool[np.ndarray, " t"]
 ) -> Float[np.ndarray, "t k 2"]:
@@ -107,7 +107,7 @@ def interocular(landmarks: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t
     """The distance of the outer corners of the eyes."""
     return np.linalg.norm(landmarks[:, 36] - landmarks[:, 45], axis=-1)
 
-# %% ../../nbs/48_metrics.face.ipynb #066ede06
+# %% ../../nbs/48_metrics.face.ipynb #150e5982
 def lmd_legacy(
     ours: Float[np.ndarray, "t 68 2"],  # pixels
     truth: Float[np.ndarray, "n 68 2"],
@@ -133,7 +133,7 @@ def lmd(
     values[both] = 100 * lip_distances(ours[both], truth[both]) / size
     return FaceScores(values, int((~both).sum()))
 
-# %% ../../nbs/48_metrics.face.ipynb #c858eb9a
+# %% ../../nbs/48_metrics.face.ipynb #dc76c501
 def landmark_jitter(
     ours: Float[np.ndarray, "t 68 2"],  # pixels
     truth: Float[np.ndarray, "n 68 2"],
@@ -151,7 +151,7 @@ def landmark_jitter(
         raise InputError("no three frames in a row have a face in both; give a longer stretch")
     return FaceScores(values, int((~both).sum()))
 
-# %% ../../nbs/48_metrics.face.ipynb #691f90f3
+# %% ../../nbs/48_metrics.face.ipynb #8f685f6c
 @dataclass(frozen=True)
 class ActionUnits:
     """What the muscles of a face do in each frame."""
@@ -174,7 +174,7 @@ def known_actions(
     found = np.ones(len(next(iter(arrays.values()))), bool)
     return ActionUnits(arrays, presence, found, "embedded truth")
 
-# %% ../../nbs/48_metrics.face.ipynb #d8ae161f
+# %% ../../nbs/48_metrics.face.ipynb #4ea69f62
 def _refuse(
     name: str, problem: str, remedy: str = "run OpenFace's FeatureExtraction -aus again"
 ) -> NoReturn:
@@ -196,7 +196,7 @@ def _columns(text: str, name: str) -> dict[str, list[str]]:
             _refuse(name, f"has {len(row)} values in row {i}, its header {len(rows[0])} names")
     return dict(zip(rows[0], map(list, zip(*rows[1:], strict=True)), strict=True))
 
-
+# %% ../../nbs/48_metrics.face.ipynb #3d04766a
 def _numbers(
     columns: dict[str, list[str]], key: str, name: str, low: float, high: float
 ) -> Float[np.ndarray, " t"]:
@@ -211,7 +211,7 @@ def _numbers(
         _refuse(name, f"has {values[i]:g} as {key} in row {i + 1}, not from {low:g} to {high:g}")
     return values
 
-# %% ../../nbs/48_metrics.face.ipynb #a5e762ce
+# %% ../../nbs/48_metrics.face.ipynb #c0479c0d
 def _found_in(columns: dict[str, list[str]], name: str) -> Bool[np.ndarray, " t"]:
     """Whether there is a face in each frame; frames must follow one another, with one face each."""
     count = len(next(iter(columns.values())))
@@ -225,7 +225,7 @@ def _found_in(columns: dict[str, list[str]], name: str) -> Bool[np.ndarray, " t"
         return np.ones(count, bool)
     return _numbers(columns, "success", name, 0.0, 1.0) == 1
 
-# %% ../../nbs/48_metrics.face.ipynb #5b919290
+# %% ../../nbs/48_metrics.face.ipynb #885e98a6
 def parse_openface(
     text: str,  # of the csv
     name: str = "the csv",  # for messages: the file
@@ -247,7 +247,7 @@ def parse_openface(
         _refuse(name, "has no column of action units (AU25_r, AU25_c)")
     return ActionUnits(intensity, presence, _found_in(columns, name), "OpenFace")
 
-# %% ../../nbs/48_metrics.face.ipynb #8b1dd5a9
+# %% ../../nbs/48_metrics.face.ipynb #c15d33f9
 LOWER_FACE = (9, 10, 12, 14, 15, 17, 20, 23, 25, 26)
 STRICT = (10, 14, 20, 25, 26)
 
@@ -265,7 +265,7 @@ class ActionError:
         """Mean over the frames that were judged."""
         return self.scores.mean
 
-
+# %% ../../nbs/48_metrics.face.ipynb #175efdeb
 def action_error(
     ours: ActionUnits,
     truth: ActionUnits,
@@ -287,7 +287,7 @@ def action_error(
     scores = FaceScores(values, int((~both).sum()))
     return ActionError(scores, judged, tuple(unit for unit in units if unit not in judged))
 
-# %% ../../nbs/48_metrics.face.ipynb #947d3395
+# %% ../../nbs/48_metrics.face.ipynb #5882539f
 def template_faces(
     frames: UInt8[np.ndarray, "t h w 3"],
     landmarks: Float[np.ndarray, "t 68 2"],  # pixels

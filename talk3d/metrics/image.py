@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core import InputError, import_extra
 from ..perceptual import Perceptual
 
-# %% ../../nbs/47_metrics.image.ipynb #174c8a08
+# %% ../../nbs/47_metrics.image.ipynb #fd0e5bee
 def _finite(values: Any, whose: str, what: str) -> None:
     """Raise `InputError` naming the first frame with a value that is no number."""
     given = values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
@@ -29,7 +29,7 @@ def _finite(values: Any, whose: str, what: str) -> None:
         told = f"of {whose}, number {bad} of the {what} holds a value that is no finite number"
         raise InputError(f"{told}; make it again or leave it out on both sides")
 
-
+# %% ../../nbs/47_metrics.image.ipynb #907e132f
 def require_pair(
     ours: Any,  # an array or a tensor
     truth: Any,
@@ -48,7 +48,7 @@ def require_pair(
     _finite(ours, "ours", what)
     _finite(truth, "the truth", what)
 
-# %% ../../nbs/47_metrics.image.ipynb #7e6b2dbc
+# %% ../../nbs/47_metrics.image.ipynb #4ecfad2c
 def _squares(
     ours: Float[Tensor, "t 3 h w"],
     truth: Float[Tensor, "n 3 h2 w2"],
@@ -63,7 +63,7 @@ def _squares(
         raise InputError(f"{told}; leave out frames in which there is nothing to compare")
     return (squares * counted).sum((1, 2)), counted.sum((1, 2))
 
-# %% ../../nbs/47_metrics.image.ipynb #7bd07fe2
+# %% ../../nbs/47_metrics.image.ipynb #469c6585
 def psnr(
     ours: Float[Tensor, "t 3 h w"],  # in [-1, 1]; what lies outside is clamped
     truth: Float[Tensor, "n 3 h2 w2"],  # of the same shape
@@ -86,7 +86,7 @@ def psnr_frames(
     total, pixels = _squares(ours, truth, mask)
     return 10 * torch.log10(4 * pixels / total)
 
-# %% ../../nbs/47_metrics.image.ipynb #1626ff72
+# %% ../../nbs/47_metrics.image.ipynb #e65e759f
 def grey_outside(
     rgb: Float[Tensor, "t 3 h w"],  # in [-1, 1]
     mask: Bool[Tensor, "t h w"],
@@ -104,7 +104,7 @@ def psnr_legacy(
     require_pair(ours, truth)
     return psnr(grey_outside(ours, mask), grey_outside(truth, mask))
 
-# %% ../../nbs/47_metrics.image.ipynb #c653ae2f
+# %% ../../nbs/47_metrics.image.ipynb #9aadf17b
 def ssim(
     ours: Real[np.ndarray, "t h w 3"],  # bytes, at least 7 pixels a side
     truth: Real[np.ndarray, "n h2 w2 3"],
@@ -113,8 +113,7 @@ def ssim(
 ) -> Float[np.ndarray, " t"]:  # 1 for equal pictures
     """Structural similarity of each frame, by scikit-image with its defaults.
 
-    Raises `InputError` for pictures that are no pair or too small, `MissingAsset` without the
-    library.
+    Raises `InputError` for no pair and below 7 pixels, `MissingAsset` without the library.
     """
     require_pair(ours, truth)
     if min(ours.shape[1:3]) < 7:
@@ -132,7 +131,7 @@ def ssim(
         found.append(maps.mean(axis=-1)[pair[2]].mean())
     return np.array(found, np.float64)
 
-# %% ../../nbs/47_metrics.image.ipynb #a89626d0
+# %% ../../nbs/47_metrics.image.ipynb #c2c1a47f
 @torch.no_grad()
 def lpips_frames(
     network: Perceptual,  # its label is the score's name
@@ -145,14 +144,14 @@ def lpips_frames(
     pairs = zip(ours.clamp(-1, 1).split(batch), truth.clamp(-1, 1).split(batch), strict=True)
     return torch.cat([network(*pair) for pair in pairs])
 
-# %% ../../nbs/47_metrics.image.ipynb #0f32b29f
+# %% ../../nbs/47_metrics.image.ipynb #38f06115
 def _mean_and_root(features: Float[np.ndarray, "n d"]) -> tuple[np.ndarray, np.ndarray]:
     """The mean, and a matrix A with A'A the sample covariance."""
     x = features.astype(np.float64)
     mean = x.mean(axis=0)
     return mean, np.asarray(np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r"))
 
-# %% ../../nbs/47_metrics.image.ipynb #feecb207
+# %% ../../nbs/47_metrics.image.ipynb #88633664
 def frechet_distance(
     ours: Float[np.ndarray, "n d"],  # features, one row for each picture
     truth: Float[np.ndarray, "m e"],  # of the same width
@@ -171,7 +170,7 @@ def frechet_distance(
     apart = ((mean_a - mean_b) ** 2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * shared
     return float(max(apart, 0.0))  # rounding
 
-# %% ../../nbs/47_metrics.image.ipynb #22c804c5
+# %% ../../nbs/47_metrics.image.ipynb #951ac045
 INCEPTION_WIDTH = 2048
 
 
@@ -194,7 +193,7 @@ def fid(
         raise InputError(f"{told}; give the official network, or call it frechet_distance")
     return frechet_distance(*sides)
 
-# %% ../../nbs/47_metrics.image.ipynb #d8a00748
+# %% ../../nbs/47_metrics.image.ipynb #28e3030f
 def depth_error(
     ours: Float[Tensor, "t h w"],  # distance along the ray, world units
     truth: Float[Tensor, "n h2 w2"],
@@ -218,7 +217,7 @@ def rank_correlation(
         return 0.0
     return float(spearmanr(ours.ravel(), truth.ravel()).statistic)
 
-# %% ../../nbs/47_metrics.image.ipynb #3ed3a8ed
+# %% ../../nbs/47_metrics.image.ipynb #0f152574
 def frame_change(
     rgb: Float[Tensor, "t 3 h w"],  # in [-1, 1], two frames or more
 ) -> Float[Tensor, " s"]:  # of the t - 1 steps, levels of 255

@@ -84,7 +84,7 @@ def fill_boxes(
     sides = [np.interp(frames, known, side[known]) for side in boxes.T]
     return np.stack(sides, axis=1)
 
-
+# %% ../../nbs/49_metrics.sync.ipynb #54f70b75
 def speaking_faces(
     pictures: UInt8[np.ndarray, "t h w 3"],
     boxes: Float[np.ndarray, "n 4"],  # x0, y0, x1, y1 of the face, pixels
@@ -96,7 +96,7 @@ def speaking_faces(
     rows = zip(pictures, smooth_boxes(boxes), strict=True)
     return np.stack([crop_face(picture, where) for picture, where in rows])
 
-# %% ../../nbs/49_metrics.sync.ipynb #21942acc
+# %% ../../nbs/49_metrics.sync.ipynb #4a1651a4
 def lip_sync(
     scorer: SyncNet,  # in eval mode
     pictures: UInt8[np.ndarray, "t h w 3"],  # 25 fps
