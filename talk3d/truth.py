@@ -17,12 +17,15 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import nn
 
+# %% ../nbs/68_truth.ipynb #5a7c1e90
 from .bundle import read_manifest
 from .dataset import face_boxes
-from .evaluate import correlation, landmark_distance, psnr
 from .faces import cavity_area, cavity_threshold, mouth_box
 from .fan import locate
 from .landmarks import SIX, crop_frames, reference_points, similarity, smooth, transform
+from .metrics.face import landmark_distance
+from .metrics.image import psnr
+from .metrics.sync import correlation
 from .networks import load_mini
 from .person import PuppetMotion
 from .puppet import Puppet

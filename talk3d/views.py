@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .camera import Camera, official_pitch, orbit_camera
 from .eg3d import Picture
-from .evaluate import rank_correlation
 from .faces import FaceTrack, face_mask
 from .losses import shrink_mask
+from .metrics.image import rank_correlation
 from .puppet import PuppetFrame
 from .render import TalkingPortrait
 from .synthetic import load_truth, truth_view

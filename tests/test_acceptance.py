@@ -14,10 +14,10 @@ from talk3d.audio import unfold_windows
 from talk3d.camera import official_pitch, orbit, orbit_camera
 from talk3d.deltaplane import DeltaplaneConfig, DeltaplanePredictor, attention_maps
 from talk3d.eg3d import Picture
-from talk3d.evaluate import landmark_distance
 from talk3d.identity import EmbedderConfig, FaceEmbedder, embed
 from talk3d.landmarks import SIX, TEMPLATE, head_pose, similarity
 from talk3d.losses import LossNetworks, LossWeights, Target, portrait_loss, shrink
+from talk3d.metrics.face import landmark_distance
 from talk3d.planes import roll_out, rollout_axes
 from talk3d.preprocess import PreprocessConfig
 from talk3d.syncnet import score_of

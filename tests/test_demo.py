@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from talk3d.dataset import talking_frames
-from talk3d.evaluate import psnr
 from talk3d.inversion import InvertConfig, TuneConfig
+from talk3d.metrics.image import psnr
 from talk3d.networks import load_prior
 from talk3d.person import PuppetIdentity
 from talk3d.pipeline import (

@@ -22,7 +22,8 @@ from talk3d.deltaplane import (
     DeltaplanePredictor,
     attention_maps,
 )
-from talk3d.evaluate import landmark_distance, psnr
+from talk3d.metrics.face import landmark_distance
+from talk3d.metrics.image import psnr
 from talk3d.official import official_names, predictor_tensors, token_tensors
 from talk3d.planes import LEGACY_AXES, PlaneBlock, roll_out
 from talk3d.tokens import Conditions, TokenConfig, TokenEncoder, encode_octaves

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..camera import Camera, orbit_camera
 from ..eg3d import Generator
-from ..evaluate import psnr, rank_correlation
 from ..field import scene_code, scene_ranks
 from ..inversion import invert
+from ..metrics.image import psnr, rank_correlation
 from .recipe import Score
 from ..puppet import Puppet, PuppetFrame
 from ..world import Faces, FacesConfig, draw_motion, world_identity

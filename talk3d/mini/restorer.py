@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from ..bundle import weights_sha256
 from ..core import InputError
 from ..eg3d import Generator
-from ..evaluate import psnr
 from ..field import scene_code, scene_ranks
 from ..losses import shrink
 from ..media import from_uint8, to_uint8
+from ..metrics.image import psnr
 from .likeness import VIEWS, Likeness, portray
 from talk3d.mini.recipe import (
     Clock,
