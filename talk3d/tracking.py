@@ -66,8 +66,8 @@ class VideoConfig:
 
 
 DEMO_VIDEO = VideoConfig(
-    look=DEMO_LOOK, steps=8, first_steps=20, angle_rate=0.004, enough=0.0, every=10,
-    smoothing=10.0, size=32,
+    look=DEMO_LOOK, steps=8, first_steps=20, angle_rate=0.004, enough=0.0, every=20,
+    smoothing=100.0, size=32,
 )  # fmt: skip
 
 # %% ../nbs/56_tracking.ipynb #d9ef8bc1
@@ -216,7 +216,7 @@ class TrackingConfig:
     video: VideoConfig = VideoConfig()
 
 
-DEMO_TRACKING = TrackingConfig(stills=4, joint=DEMO_JOINT, tuning=TuneConfig(), video=DEMO_VIDEO)
+DEMO_TRACKING = TrackingConfig(stills=5, joint=DEMO_JOINT, tuning=TuneConfig(), video=DEMO_VIDEO)
 
 
 def _turned(frames: TalkingFrames, angles: Float[Tensor, "t 2"]) -> TalkingFrames:
