@@ -261,12 +261,14 @@ class LatentSpread:
     axes: Float[Tensor, "d k"]  # a step of one deviation along each axis
 
 
-def latent_spread(generator: Generator, camera: Camera, seed: int = 0) -> LatentSpread:
-    """Mean and principal axes of the latents of 512 random codes, conditioned on a camera."""
+def latent_spread(
+    generator: Generator, camera: Camera, seed: int = 0, codes: int = 512
+) -> LatentSpread:
+    """Mean and principal axes of the latents of random codes, conditioned on a camera."""
     random = torch.Generator().manual_seed(seed)
-    z = torch.randn(512, generator.config.z_dim, generator=random).to(camera.cam2world)
+    z = torch.randn(codes, generator.config.z_dim, generator=random).to(camera.cam2world)
     with torch.no_grad():
-        label = camera.label[:1].expand(512, -1) * generator.config.condition_scale
+        label = camera.label[:1].expand(codes, -1) * generator.config.condition_scale
         w = generator.backbone.mapping(z, label)
     strength, axes = torch.linalg.eigh(torch.cov(w.T))
     kept = strength > 1e-4 * strength[-1]
