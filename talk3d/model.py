@@ -35,7 +35,7 @@ from .volume import Draws
 class PortraitConfig:
     """Sizes of a portrait. Defaults: the paper's.
 
-    Raises `ValueError` where generator and predictor disagree about the planes.
+    Raises `ValueError` on an unknown word, and where generator and predictor disagree.
     """
 
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -45,20 +45,23 @@ class PortraitConfig:
     unit: str = "one"  # of a deltaplane, as released; spread: how much the identity's planes vary
 
     def __post_init__(self) -> None:
-        if self.editor not in ("deltaplane", "latent"):
-            raise ValueError(f"editor is 'deltaplane' or 'latent', got {self.editor!r}")
-        if self.unit not in ("one", "spread"):
-            raise ValueError(f"unit is 'one' or 'spread', got {self.unit!r}")
-        g, d = self.generator, self.deltaplane
-        ours = (d.plane_size, d.channels, d.axes)
-        if ours != (theirs := (g.plane_size, g.plane_channels, g.render.axes)):
-            told = f"planes (size, channels, axes) {ours} do not match the generator's {theirs}"
-            raise ValueError(f"predictor {told}")
+        _check_portrait(self)
 
     @property
     def conventions(self) -> dict[str, str]:
         """What files made with this portrait must agree on."""
         return self.generator.conventions | {"angle": self.tokens.angle}
+
+# %% ../nbs/43_model.ipynb #f7f6e93b
+def _check_portrait(config: PortraitConfig) -> None:
+    for name, words in (("editor", ("deltaplane", "latent")), ("unit", ("one", "spread"))):
+        if (word := getattr(config, name)) not in words:
+            raise ValueError(f"{name} is {words[0]!r} or {words[1]!r}, got {word!r}")
+    g, d = config.generator, config.deltaplane
+    ours = (d.plane_size, d.channels, d.axes)
+    if ours != (theirs := (g.plane_size, g.plane_channels, g.render.axes)):
+        told = f"planes (size, channels, axes) {ours} do not match the generator's {theirs}"
+        raise ValueError(f"predictor {told}")
 
 # %% ../nbs/43_model.ipynb #77a6b10a
 SMALL_PORTRAIT = PortraitConfig(SMALL, SMALL_DELTAPLANE)

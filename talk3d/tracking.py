@@ -141,7 +141,7 @@ def follow(
     """The cameras of a video."""
     last, device = len(frames) - 1, start.w_plus.device
     at = torch.unique(torch.tensor([*range(0, last + 1, config.every), last]))
-    mask, moved = frames.face.any(dim=0), list[Tensor]()
+    mask, moved = frames.face[at].any(dim=0), list[Tensor]()
     for number, part in enumerate(progress(at.split(config.batch), "follow")):
         seen = pick_stills(frames, part)
         ahead = replace(seen, mask=mask, angles=seen.angles + start.correction.cpu())
