@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 # %% ../nbs/00_core.ipynb #056e8eea
 class InputError(Exception):
@@ -112,6 +112,13 @@ def read_json(path: str | Path) -> Any:
 Config = TypeVar("Config")
 
 
+def _config_of(declared: Any, item: dict) -> Any:
+    """The kind of config that has these keys, of one or several declared; None: no config."""
+    kinds = [kind for kind in (declared, *get_args(declared)) if is_dataclass(kind)]
+    fitting = [kind for kind in kinds if set(item) <= {field.name for field in fields(kind)}]
+    return next(iter(fitting or kinds), None)
+
+
 def config_from_json(
     kind: type[Config],  # the dataclass to rebuild
     value: dict,  # what `to_jsonable` made of it
@@ -125,9 +132,8 @@ def config_from_json(
         raise InputError(f"{kind.__name__} has no {', '.join(unknown)}; it has {', '.join(known)}")
     built = {}
     for name, item in value.items():
-        nested = known[name].type
-        if isinstance(item, dict) and is_dataclass(nested):
-            item = config_from_json(nested, item)  # type: ignore[arg-type]
+        if isinstance(item, dict) and (nested := _config_of(known[name].type, item)):
+            item = config_from_json(nested, item)
         built[name] = tuple(item) if isinstance(item, list) else item
     return kind(**built)
 

@@ -9,6 +9,7 @@ __all__ = ['Drive', 'drive_from_track', 'face_boxes', 'Sampling', 'window_starts
 
 # %% ../nbs/51_dataset.ipynb #9eb29c7e
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,15 @@ class Drive:
         return orbit_camera(self.yaw[index], self.pitch[index])
 
 # %% ../nbs/51_dataset.ipynb #c108968c
-def drive_from_track(track: FaceTrack) -> Drive:
-    """Conditions and cameras of a prepared track, log-mel audio features."""
+def drive_from_track(
+    track: FaceTrack,
+    listen: Callable[..., Tensor] = log_mel,  # from `load_listener`
+) -> Drive:
+    """Conditions and cameras of a prepared track."""
     tensor = lambda x: torch.from_numpy(np.asarray(x, dtype=np.float32))  # noqa: E731
     frames = len(track.yaw)
     return Drive(
-        unfold_windows(log_mel(track.audio), frames),
+        unfold_windows(listen(track.audio), frames),
         torch.arange(frames),
         tensor(track.eye)[:, None],
         tensor(track.angles),
@@ -229,13 +233,14 @@ def _rows(array: np.ndarray, where: Tensor) -> np.ndarray:
 def talking_frames(
     track: FaceTrack,
     frames: slice | Tensor | None = None,  # None: the training part
+    listen: Callable[..., Tensor] = log_mel,  # from `load_listener`
 ) -> TalkingFrames:
     """The chosen frames of a track. What they hear is cut from the whole recording."""
     where = torch.arange(len(track.yaw))[slice(track.train) if frames is None else frames]
     size, landmarks = track.crops.shape[1], track.landmarks[where.numpy()]
     bits = None if track.bits is None else _rows(track.bits, where)
     return TalkingFrames(
-        pick_frames(drive_from_track(track), where),
+        pick_frames(drive_from_track(track, listen), where),
         images=torch.from_numpy(_rows(track.crops, where)).permute(0, 3, 1, 2),
         mouth=FrameMasks("mouth", size, landmarks, bits),
         face=FrameMasks("face", size, landmarks, bits),

@@ -4,48 +4,52 @@
 
 # %% auto #0
 __all__ = ['MINI_JUDGES', 'preprocess_stage', 'world_stage', 'Split', 'save_identity', 'load_identity', 'mini_digests',
-           'personalize_stage', 'train_stage', 'render_stage']
+           'personalize_stage', 'train_stage', 'Wishes', 'render_stage']
 
 # %% ../nbs/61_pipeline.ipynb #144ffc69
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
+# %% ../nbs/61_pipeline.ipynb #1977eab3
+from .audio import mel_level
 from .bundle import weights_sha256
 from .checkpoint import check_conventions, load_checkpoint, load_strict, save_checkpoint
-from talk3d.core import (
-    InputError,
-    config_from_json,
-    file_sha256,
-    resolve_device,
-    to_jsonable,
-    write_json,
-)
-from talk3d.dataset import (
-    TalkingFrames,
-    drive_from_track,
-    pick_frames,
-    shuffle_audio,
-    talking_frames,
-)
+from .compose import change_token, choose_camera, parse_edit, paste_back, writing_extras
+from .core import InputError, config_from_json, file_sha256, resolve_device, to_jsonable
+from .dataset import Drive, drive_from_track, pick_frames, shuffle_audio, talking_frames
 from .eg3d import Generator, GeneratorConfig
 from .faces import FaceTrack
-from .inversion import Identity, personalize, tune
+from .inversion import Identity, personalize
 from .losses import NO_NETWORKS, LossNetworks
-from .media import read_audio
-from .model import Portrait
-from .networks import load_mini, load_prior
+from .media import iter_frames, read_audio
+from .networks import load_listener, load_mini, load_network, load_prior
 from .perceptual import lpips_with
-from .preprocess import load_track, preprocess
+from .preprocess import load_track, parser_masks, preprocess
 from .profiles import Profile
 from .provenance import folder_key, run_stage, stage_key, upstream
-from .render import fix_camera, load_portrait, render_video, save_portrait, speak_over
+from talk3d.render import (
+    Renderer,
+    TalkingPortrait,
+    draw_pictures,
+    edited,
+    load_portrait,
+    save_portrait,
+    speak_over,
+    write_video,
+)
 from .synthetic import make_talk
+from .tracking import aimed, load_cameras, person_from_video, save_cameras
 from .train import new_portrait, train
+from .world import Talks
 
 # %% ../nbs/61_pipeline.ipynb #d7901128
 def preprocess_stage(
@@ -54,13 +58,17 @@ def preprocess_stage(
     folder: str | Path,  # DIR
     profile: Profile,
     resample: bool = False,  # take a video that is not 25 fps
+    actions: str | Path | None = None,  # csv of OpenFace; None: eyes from the lids
+    parser: str | Path | None = None,  # weights of a face parser; None: masks are landmark hulls
 ) -> bool:  # whether there was anything to do
     """Video and landmarks to DIR/preprocess. Raises `InputError` for bad input."""
-    inputs = {"video": file_sha256(video), "landmarks": file_sha256(landmarks)}
+    given = {"video": video, "landmarks": landmarks, "actions": actions, "parser": parser}
+    inputs = {name: file_sha256(path) for name, path in given.items() if path is not None}
     key = stage_key("preprocess", [profile.preprocess, resample], inputs)
 
     def work(into: Path) -> None:
-        preprocess(video, landmarks, into, profile.preprocess, resample)
+        masks = None if parser is None else parser_masks(load_network("bisenet", parser))  # type: ignore[arg-type]
+        preprocess(video, landmarks, into, profile.preprocess, resample, actions, masks)
 
     return run_stage(Path(folder) / "preprocess", key, work)
 
@@ -70,8 +78,15 @@ def world_stage(
     profile: Profile,
 ) -> bool:  # whether there was anything to do
     """Make the embedded talk in DIR/world."""
-    key = stage_key("synthetic", profile.talk, {})
-    return run_stage(Path(folder) / "world", key, lambda into: make_talk(into, profile.talk))
+    key = stage_key("world", [profile.talk, profile.talks], {})
+
+    def work(into: Path) -> None:
+        if profile.talks is None:
+            return make_talk(into, profile.talk)
+        talk = Talks(profile.talks)[0]
+        return make_talk(into, talk.config, talk.identity, talk.speech)
+
+    return run_stage(Path(folder) / "world", key, work)
 
 # %% ../nbs/61_pipeline.ipynb #22489857
 def _parts(track: FaceTrack, fold: int | None, folds: int) -> tuple[Tensor, Tensor]:
@@ -143,23 +158,29 @@ def mini_digests(
 
 # %% ../nbs/61_pipeline.ipynb #146fbfe0
 def _fit_person(
-    frames: TalkingFrames, profile: Profile, seed: int, device: str
-) -> tuple[Identity, list[float]]:
+    track: FaceTrack, learn: Tensor, profile: Profile, seed: int, device: str
+) -> tuple[Identity, Float[Tensor, "t 2"] | None]:  # the person; its cameras where they moved
     sizes = profile.portrait.generator
     if not profile.mini:
-        return personalize(frames, sizes, profile.personalize, seed, device)
+        frames = talking_frames(track, learn)
+        return personalize(frames, sizes, profile.personalize, seed, device)[0], None
     if (prior := load_prior().to(device)).config != sizes:
         raise InputError(
             f"the mini prior has other sizes than profile {profile.name}; train it anew"
         )
-    return tune(prior, frames, profile.tune, seed)
+    return person_from_video(prior, track, learn, _judge(device), profile.tracking, seed)
+
+
+def _judge(device: str) -> nn.Module:
+    """LPIPS-mini."""
+    return lpips_with(load_mini("perceptual").to(device))
 
 
 def _judges(profile: Profile, device: str) -> LossNetworks:
     if not profile.mini:
         return NO_NETWORKS
-    backbone, embedder, expert = (load_mini(name).to(device) for name in MINI_JUDGES)
-    return LossNetworks(lpips_with(backbone), embedder, expert)
+    embedder, expert = (load_mini(name).to(device) for name in MINI_JUDGES[1:])
+    return LossNetworks(_judge(device), embedder, expert)
 
 # %% ../nbs/61_pipeline.ipynb #042fab35
 def personalize_stage(
@@ -172,22 +193,24 @@ def personalize_stage(
     """DIR/preprocess to DIR/personalize. Raises `InputError` when preprocessing is not done."""
     source = Path(folder) / "preprocess"
     inputs = {"preprocess": upstream(source, f"preprocess VIDEO {folder}")}
-    inputs |= mini_digests(profile, ("prior",))
-    config = [profile.personalize, profile.tune, profile.portrait.generator, seed]
+    inputs |= mini_digests(profile, ("prior", "perceptual"))
+    config = [profile.personalize, profile.tracking, profile.portrait.generator, seed]
     config += [split.fold, split.folds]
-    key = stage_key("inversion", config, inputs)
+    key = stage_key("tracking", config, inputs)
 
     def work(into: Path) -> None:
-        _, frames = _learnable(source, profile, split)
-        identity, losses = _fit_person(frames, profile, seed, resolve_device(device))
+        track = _sized_track(source, profile)
+        learn = split.train(track)
+        identity, angles = _fit_person(track, learn, profile, seed, resolve_device(device))
         save_identity(into / "identity.safetensors", identity)
-        write_json(into / "losses.json", losses)
+        if angles is not None:
+            save_cameras(into / "cameras.npz", angles)
 
     return run_stage(split.folder(folder) / "personalize", key, work)
 
 # %% ../nbs/61_pipeline.ipynb #d9913070
-def _learnable(source: Path, profile: Profile, split: Split) -> tuple[FaceTrack, TalkingFrames]:
-    """The track, checked against the sizes of the profile, and its training frames."""
+def _sized_track(source: Path, profile: Profile) -> FaceTrack:
+    """The track, checked against the sizes of the profile."""
     track = load_track(source)
     size = profile.portrait.generator.image_size
     if track.crops.shape[1] != size:
@@ -195,7 +218,18 @@ def _learnable(source: Path, profile: Profile, split: Split) -> tuple[FaceTrack,
             f"{source} holds crops of {track.crops.shape[1]} pixels but profile {profile.name} "
             f"needs {size}; preprocess again with --profile {profile.name}"
         )
-    return track, talking_frames(track, split.train(track))
+    return track
+
+
+def _seen_track(source: Path, person: Path, profile: Profile) -> FaceTrack:
+    """The track with the cameras that personalisation found, where it looked for them."""
+    track, found = _sized_track(source, profile), person / "cameras.npz"
+    return aimed(track, load_cameras(found)) if found.is_file() else track
+
+
+def _ears(profile: Profile) -> dict[str, str]:
+    """Digests of what the profile hears with."""
+    return {"audio": weights_sha256("audio")} if profile.hears == "audio-mini" else {}
 
 # %% ../nbs/61_pipeline.ipynb #936bbe9c
 def train_stage(
@@ -211,49 +245,112 @@ def train_stage(
         "preprocess": upstream(source, f"preprocess VIDEO {folder}"),
         "personalize": upstream(person, f"personalize {folder}"),
     } | mini_digests(profile, MINI_JUDGES)
-    key = stage_key("train", [profile.train, profile.portrait, seed, to_jsonable(split)], inputs)
+    config = [profile.train, profile.portrait, profile.hears, seed, to_jsonable(split)]
+    key, device = stage_key("train", config, inputs | _ears(profile)), resolve_device(device)
 
     def work(into: Path) -> None:
-        track, frames = _learnable(source, profile, split)
+        track, listen = _seen_track(source, person, profile), load_listener(profile.hears)
+        frames = talking_frames(track, split.train(track), listen)
         if split.control:
             frames = shuffle_audio(frames, seed)
-        identity = load_identity(person / "identity.safetensors", resolve_device(device))
+        identity = load_identity(person / "identity.safetensors", device)
         portrait = new_portrait(identity, profile.portrait, seed)
-        train(portrait, frames, profile.train, into, seed, _judges(profile, resolve_device(device)))
-        _keep(into, portrait, track, split)
+        train(portrait, frames, profile.train, into, seed, _judges(profile, device))
+        facts = {"key": folder_key(into), "control": split.control, "hears": profile.hears,
+                 "level": mel_level(track.audio)}  # fmt: skip
+        save_portrait(into, portrait, drive_from_track(track, listen), track.train, **facts)
 
     return run_stage(person.with_name(split.stage), key, work)
 
-# %% ../nbs/61_pipeline.ipynb #017cd5be
-def _keep(into: Path, portrait: Portrait, track: FaceTrack, split: Split) -> None:
-    """Save a trained portrait with the drive of its video; drop what only resuming needs."""
-    facts: dict[str, Any] = {"key": folder_key(into), "control": split.control}
-    save_portrait(into, portrait, drive_from_track(track), track.train, **facts)
-    (into / "state.safetensors").unlink()
-
 # %% ../nbs/61_pipeline.ipynb #01255d9e
+@dataclass(frozen=True)
+class Wishes:
+    """How a portrait is to be rendered, in the words of `talk3d.compose`."""
+
+    camera: str = "own"  # own, orbit, orbit-official, or a table of yaw and pitch
+    yaw: float | None = None  # degrees; None: the camera's
+    pitch: float | None = None  # degrees; None: the camera's
+    tokens: tuple[str, ...] = ()  # NAME, NAME@FRAME or NAME=FILE
+    edit: str | None = None  # FILE:STRENGTH
+    extras: Path | None = None  # a folder for what lies behind the pictures
+    kinds: tuple[str, ...] = ("depth",)  # of extras
+    paste_back: Path | None = None  # the video that was preprocessed
+    restorer: str | None = None  # mini, or a converted file
+
+# %% ../nbs/61_pipeline.ipynb #6f7e6174
+def _renderer(talking: TalkingPortrait, wishes: Wishes, device: str) -> Renderer:
+    base = restorer = None
+    if wishes.edit is not None:
+        base = edited(talking.portrait, *parse_edit(wishes.edit))
+    if wishes.restorer == "mini":
+        restorer = load_mini("restorer").to(device)
+    elif wishes.restorer is not None:
+        restorer = load_network("gfpgan", wishes.restorer).to(device)
+    return Renderer(talking.portrait, base, restorer)  # type: ignore[arg-type]
+
+
+def _driven(
+    talking: TalkingPortrait, folder: Path, audio: str | Path | None, wishes: Wishes
+) -> tuple[Drive, np.ndarray, str]:  # what moves, what is heard, the camera in words
+    if audio is None:
+        samples = load_track(folder / "preprocess").audio[talking.train * 640 :]
+        drive = pick_frames(talking.drive, torch.arange(talking.train, len(talking.drive)))
+    else:
+        samples, _ = read_audio(audio)
+        drive = speak_over(talking.motion, samples, load_listener(talking.hears))
+    for word in wishes.tokens:
+        drive = change_token(talking, drive, word)
+    drive, camera = choose_camera(drive, wishes.camera, wishes.yaw, wishes.pitch)
+    return drive, samples, camera
+
+# %% ../nbs/61_pipeline.ipynb #c19738cc
+def _placing(
+    folder: Path, video: Path, camera: str, first: int, frames: int, most: int
+) -> Callable[[Iterator], Iterator]:
+    """Puts pictures into their video; refuses where they cannot be, before any is drawn."""
+    if camera != "own" or frames > most:
+        told = f"only the video's own camera and at most {most} frames can be pasted back"
+        raise InputError(f"{told}; leave --camera, --yaw, --pitch out, or give shorter audio")
+    track = load_track(folder / "preprocess")
+    raw = itertools.islice(iter_frames(video, resample=True), first, None)
+    return lambda pictures: paste_back(pictures, raw, track.matrices[first:])
+
+
+def _write(
+    out: str | Path, renderer: Renderer, drive: Drive, samples: np.ndarray, wishes: Wishes,
+    place: Callable[[Iterator], Iterator] | None, facts: dict[str, Any],
+) -> None:  # fmt: skip
+    """Draw, keep the extras, paste, write: all or nothing."""
+    with ExitStack() as stack:
+        keep = None
+        if wishes.extras is not None:
+            job = writing_extras(wishes.extras, wishes.kinds, renderer, len(drive))
+            keep = stack.enter_context(job)
+        pictures = draw_pictures(renderer, drive, keep)
+        write_video(out, place(pictures) if place else pictures, samples, **facts)
+
+# %% ../nbs/61_pipeline.ipynb #20a56446
 def render_stage(
     folder: str | Path,  # DIR
     out: str | Path,  # the video to write, .mp4
     audio: str | Path | None = None,  # what it says; None: its own test sentence
-    yaw: float | None = None,  # degrees; None: as in the video
-    pitch: float | None = None,  # degrees; None: as in the video
+    wishes: Wishes = Wishes(),
     device: str = "auto",
 ) -> None:
     """Render DIR's portrait to a video with sound and a manifest beside it.
 
-    Raises `InputError` when there is no portrait or the audio cannot be read.
+    Raises `InputError` when there is no portrait or a wish cannot be granted.
     """
     if Path(out).suffix != ".mp4":
         raise InputError(f"{out} is not an .mp4; name the video something.mp4")
-    talking = load_portrait(Path(folder) / "train", resolve_device(device))
-    frames = torch.arange(len(talking.drive))
-    if audio is None:
-        samples, first = load_track(Path(folder) / "preprocess").audio, talking.train
-        samples, drive = samples[first * 640 :], pick_frames(talking.drive, frames[first:])
-    else:
-        samples, _ = read_audio(audio)
-        drive = speak_over(pick_frames(talking.drive, frames[: talking.train]), samples)
-    facts = {"yaw": yaw, "pitch": pitch, "says": file_sha256(audio) if audio else "its test part"}
-    facts["portrait"] = upstream(Path(folder) / "train", f"train {folder}")
-    render_video(talking, out, samples, fix_camera(drive, yaw, pitch), **facts)
+    folder, device = Path(folder), resolve_device(device)
+    talking = load_portrait(folder / "train", device)
+    drive, samples, camera = _driven(talking, folder, audio, wishes)
+    facts: dict[str, Any] = to_jsonable(wishes) | {"camera": camera}
+    facts["says"] = file_sha256(audio) if audio else "its test part"
+    facts["portrait"] = upstream(folder / "train", f"train {folder}")
+    first, place = (talking.train if audio is None else 0), None
+    if wishes.paste_back is not None:
+        most = len(talking.drive) - first if audio is None else talking.train
+        place = _placing(folder, wishes.paste_back, camera, first, len(drive), most)
+    _write(out, _renderer(talking, wishes, device), drive, samples, wishes, place, facts)

@@ -12,12 +12,15 @@ from .core import InputError, MissingAsset
 from .dataset import Sampling
 from .deltaplane import DeltaplaneConfig
 from .eg3d import MINI
-from .inversion import PersonalizeConfig, TuneConfig
+from .inversion import PersonalizeConfig
 from .losses import LossWeights
 from .model import SMALL_PORTRAIT, PortraitConfig
 from .preprocess import PreprocessConfig
 from .synthetic import TalkConfig
+from .tokens import TokenConfig
+from .tracking import DEMO_TRACKING, TrackingConfig
 from .train import TrainConfig
+from .world import TalksConfig
 
 # %% ../nbs/60_profiles.ipynb #e3ab6a81
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class Profile:
     """All numbers of a run. Defaults are the paper's where it gives them."""
 
     name: str
-    talk: TalkConfig = field(default_factory=TalkConfig)
+    talk: TalkConfig = field(default_factory=TalkConfig)  # of the embedded clip
+    talks: TalksConfig | None = None  # film the first of the world's talks instead
+    hears: str = "log-mel"  # a name for `load_listener`
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     portrait: PortraitConfig = field(default_factory=PortraitConfig)
     mini: bool = False  # the mini bundle supplies the prior and the networks that judge
     personalize: PersonalizeConfig = field(default_factory=PersonalizeConfig)  # without a prior
-    tune: TuneConfig = field(default_factory=TuneConfig)  # with one
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)  # with one
     train: TrainConfig = field(default_factory=TrainConfig)
 
     @property
@@ -47,7 +52,7 @@ SMOKE = Profile(
     portrait=SMALL_PORTRAIT,
     personalize=PersonalizeConfig(),
     train=TrainConfig(
-        steps=600, rate=2e-3, decay=0.9, decay_steps=30, save_seconds=15.0,
+        steps=600, rate=2e-3, decay=0.9, decay_steps=30, save_seconds=15.0, validate_steps=100,
         sampling=Sampling(windows=4, window=1, shown=(0,)),  # four frames far from each other
         weights=LossWeights(
             mouth=0.0, mouth_l1=15.0,  # the square pulls weakly where a mouth is a little off
@@ -59,14 +64,19 @@ SMOKE = Profile(
 # %% ../nbs/60_profiles.ipynb #cbdd8571
 DEMO = Profile(
     name="demo",
-    talk=TalkConfig(resolution=160),
-    preprocess=PreprocessConfig(size=128, train_fraction=0.8),
+    talks=TalksConfig(resolution=160),
+    hears="audio-mini",
+    preprocess=PreprocessConfig(size=128, train_fraction=0.8632, alignment="posed"),
     portrait=PortraitConfig(
-        MINI, DeltaplaneConfig(plane_size=128, channels=16, widths=(16, 32, 64), linear_head=True)
+        MINI,
+        DeltaplaneConfig(plane_size=128, channels=16, widths=(16, 32, 64), linear_head=True),
+        TokenConfig(audio_channels=48),  # symbols of the mini recogniser
+        unit="spread",
     ),
     mini=True,
+    tracking=DEMO_TRACKING,
     train=TrainConfig(
-        steps=600, rate=2e-3, decay=0.9, decay_steps=30, save_seconds=15.0,
+        steps=600, rate=2e-3, decay=0.9, decay_steps=30, save_seconds=15.0, validate_steps=100,
         sampling=Sampling(windows=4, shown=(2,)),
         weights=LossWeights(mouth=0.0, mouth_l1=15.0, lpips=0.1, mouth_lpips=1.5, sync_from=420),
     ),

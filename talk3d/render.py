@@ -20,7 +20,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from .audio import MelLevel, log_mel, stream_contexts, stream_mel, unfold_windows
+from talk3d.audio import (
+    MelLevel,
+    Recogniser,
+    log_mel,
+    stream_contexts,
+    stream_logits,
+    stream_mel,
+    unfold_windows,
+)
 from .camera import Camera
 from .checkpoint import load_checkpoint, save_checkpoint
 from .core import InputError, file_sha256, progress, write_json
@@ -47,6 +55,11 @@ class TalkingPortrait:
         return pick_frames(self.drive, torch.arange(self.train))
 
     @property
+    def hears(self) -> str:
+        """What it hears with, a name for `load_listener`."""
+        return self.meta.get("hears", "log-mel")
+
+    @property
     def level(self) -> MelLevel:
         """How loud its recording was. Raises `InputError` where it was saved without."""
         if "level" not in self.meta:
@@ -60,7 +73,7 @@ def save_portrait(
     portrait: Portrait,
     drive: Drive,
     train: int,  # frames trained on
-    **extra: Any,  # stored beside the config: `level`, from `mel_level`; where it came from
+    **extra: Any,  # stored beside the config: `hears`, `level` from `mel_level`; where it came from
 ) -> None:
     """Write `portrait.safetensors` and `drive.safetensors`."""
     weights = portrait_checkpoint(portrait, **extra)
@@ -96,11 +109,10 @@ def ping_pong(
 def speak_over(
     drive: Drive,  # whose eyes, angles and cameras are kept
     audio: Float[np.ndarray, " n"],  # 16 kHz mono
-    level: MelLevel | None = None,  # None: the audio's own
+    listen: Callable[..., Tensor] = log_mel,  # what the portrait hears with
 ) -> Drive:  # as many frames as the audio lasts, at 25 fps
     """The same motion, other words."""
-    features = log_mel(audio, drive.windows.shape[1], level)
-    frames = max(1, (len(features) - 1) // 2)
+    features, frames = listen(audio), max(1, len(audio) * 25 // 16000)
     where = ping_pong(frames, len(drive))
     kept = {
         name: value[where] for name, value in vars(drive).items() if name not in ("windows", "at")
@@ -258,19 +270,29 @@ def draw_heard(
         own = motion.conditions(index[None])
         yield draw(renderer, replace(own, audio=heard), motion.cameras(index[None]))
 
-
+# %% ../nbs/54_render.ipynb #61fb479f
 def stream_speech(
     talking: TalkingPortrait,
     blocks: Iterable[np.ndarray],  # 16 kHz mono in [-1, 1], cut anywhere
     level: MelLevel | None = None,  # of the speaker; None: of the portrait's own recording
+    recogniser: Recogniser | None = None,  # of a portrait that hears with one
     renderer: Renderer | None = None,
     motion: Drive | None = None,  # None: that of the training video
 ) -> Iterator[Drawn]:  # of one frame each, 25 a second
-    """A talking picture of a sound that is still arriving. Raises `InputError` without a level."""
-    level = level or talking.level
-    features = stream_mel(blocks, level, talking.drive.windows.shape[1])
-    renderer = renderer or Renderer(talking.portrait)
-    yield from draw_heard(renderer, motion or talking.motion, stream_contexts(features))
+    """A talking picture of a sound that is still arriving.
+
+    Raises `InputError` without what the portrait hears with: a level, or its recogniser.
+    """
+    if recogniser is not None:
+        contexts = stream_contexts(stream_logits(*recogniser, blocks), surplus=-1)
+    elif talking.hears != "log-mel":
+        raise InputError(f"this portrait hears with {talking.hears}; give its recogniser")
+    else:
+        bands = talking.drive.windows.shape[1]
+        contexts = stream_contexts(stream_mel(blocks, level or talking.level, bands))
+    yield from draw_heard(
+        renderer or Renderer(talking.portrait), motion or talking.motion, contexts
+    )
 
 # %% ../nbs/54_render.ipynb #9578a9c6
 def draw_pictures(

@@ -137,12 +137,17 @@ def stage_keys(run: Run, profile: Profile) -> dict[str, Any]:
     if run.clip:
         outside = {"clip": file_sha256(run.clip), "landmarks": file_sha256(str(run.landmarks))}
     common = [run.seed, run.device]
-    person = [profile.portrait, profile.personalize, profile.tune, mini_digests(profile, ["prior"])]
-    learnt = [profile.portrait, profile.train, mini_digests(profile, MINI_JUDGES)]
+    fitted = mini_digests(profile, ["prior", "perceptual"])
+    person = [profile.portrait, profile.personalize, profile.tracking, fitted]
+    judged = mini_digests(profile, [*MINI_JUDGES, "audio"])
+    learnt = [profile.portrait, profile.train, profile.hears, judged]
     return {
-        "clip" if run.clip else "world": [outside or profile.talk, code_digest("synthetic")],
+        "clip" if run.clip else "world": [
+            outside or [profile.talk, profile.talks],
+            code_digest("world"),
+        ],
         "preprocess": [profile.preprocess, run.resample, outside, code_digest("preprocess")],
-        "personalize": [person, common, code_digest("inversion")],
+        "personalize": [person, common, code_digest("tracking")],
         "train": [learnt, common, code_digest("train")],
         "evaluate": [profile, common, code_digest("evaluate")],
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from talk3d.dataset import talking_frames
-from talk3d.inversion import InvertConfig, TuneConfig
+from talk3d.inversion import TuneConfig
 from talk3d.metrics.image import psnr
 from talk3d.networks import load_prior
 from talk3d.person import PuppetIdentity
@@ -23,13 +23,21 @@ from talk3d.pipeline import (
 from talk3d.preprocess import load_track
 from talk3d.profiles import DEMO
 from talk3d.render import load_portrait
+from talk3d.synthetic import TalkConfig
 from talk3d.world import STREAMS, identity_vector, world_identity
 
 STEPS = 4
 BRIEF = replace(
     DEMO,
-    talk=replace(DEMO.talk, frames=60, supersample=1),
-    tune=TuneConfig(invert=InvertConfig(steps=40), steps=10, points=1000),
+    talks=None,
+    talk=TalkConfig(frames=60, resolution=160, supersample=1),
+    tracking=replace(
+        DEMO.tracking,
+        stills=2,
+        joint=replace(DEMO.tracking.joint, steps=20),
+        video=replace(DEMO.tracking.video, steps=2, first_steps=4),
+        tuning=TuneConfig(steps=10, points=1000),
+    ),
     train=replace(
         DEMO.train, steps=STEPS, weights=replace(DEMO.train.weights, sync_from=STEPS - 1)
     ),
