@@ -56,9 +56,7 @@ def judge(
 def format_checks(checks: list[Check]) -> str:
     """A table, one line a check, the sentence last."""
     wide = [max(len(getattr(c, part)) for c in checks) for part in ("name", "value")]
-    rows = [
-        f"{c.verdict:4}  {c.name:{wide[0]}}  {c.value:>{wide[1]}}  {c.told}" for c in checks
-    ]
+    rows = [f"{c.verdict:4}  {c.name:{wide[0]}}  {c.value:>{wide[1]}}  {c.told}" for c in checks]
     return "\n".join(rows)
 
 # %% ../nbs/60_preflight.ipynb #d6be3ae5
