@@ -6,7 +6,7 @@
 __all__ = ['Points', 'Finder', 'GAP', 'SOURCES', 'package_finder', 'mini_finder', 'choose_face', 'thumbnail', 'Trail',
            'save_trail', 'load_trail', 'follow_face', 'find_cuts', 'finish_trail', 'load_finder', 'finding_stage']
 
-# %% ../nbs/59_finding.ipynb #4d74e4f6
+# %% ../nbs/59_finding.ipynb #e991036c
 import math
 import time
 import warnings
@@ -30,7 +30,7 @@ from .media import FPS, iter_frames
 from .networks import load_mini
 from .provenance import run_stage, stage_key
 
-# %% ../nbs/59_finding.ipynb #89f72e1e
+# %% ../nbs/59_finding.ipynb #551f0b23
 Points = Float32[np.ndarray, "68 2"]  # pixels
 Finder = Callable[[np.ndarray, np.ndarray | None], list[np.ndarray]]  # picture, last face -> faces
 
@@ -46,7 +46,7 @@ def package_finder(aligner: Aligner) -> Finder:
 
     return find
 
-# %% ../nbs/59_finding.ipynb #aac9e83c
+# %% ../nbs/59_finding.ipynb #552fa96d
 SURE = 0.6  # mean height of the peaks of a face; 0.8 and more where there is one
 
 
@@ -66,7 +66,7 @@ def _boxes_everywhere(width: int, height: int) -> np.ndarray:
     middle = np.array([width, height, width, height]) / 2
     return np.array([middle + 0.25 * short * np.array([-1, -1, 1, 1]), *boxes])
 
-# %% ../nbs/59_finding.ipynb #d09f0f67
+# %% ../nbs/59_finding.ipynb #3a77d583
 def mini_finder(
     network: nn.Module,  # a `Fan` that knows close windows, in eval mode
     sure: float = SURE,
@@ -85,7 +85,7 @@ def mini_finder(
 
     return find
 
-# %% ../nbs/59_finding.ipynb #08337889
+# %% ../nbs/59_finding.ipynb #08b6afb5
 def _overlap(one: np.ndarray, two: np.ndarray) -> float:
     """Shared area of two faces' boxes over their union."""
     a, b = _box_around(one), _box_around(two)
@@ -98,7 +98,7 @@ def _next_face(faces: list[np.ndarray], last: np.ndarray) -> np.ndarray | None:
     best = max(faces, key=lambda face: _overlap(face, last), default=None)
     return best if best is not None and _overlap(best, last) > 0.2 else None
 
-# %% ../nbs/59_finding.ipynb #275a576b
+# %% ../nbs/59_finding.ipynb #3b5b510f
 def choose_face(
     faces: list[Float32[np.ndarray, "68 2"]],  # of one picture
     number: int | None = None,  # from the left, the first is 0; None: the largest
@@ -119,7 +119,7 @@ def choose_face(
         raise InputError(f"{told}; count from the left, the first is 0")
     return ordered[number]
 
-# %% ../nbs/59_finding.ipynb #1eaa760b
+# %% ../nbs/59_finding.ipynb #414c6a20
 GAP = 1.0  # seconds without the face, at most
 
 
@@ -141,7 +141,7 @@ class Trail:
         seen = (i for i, face in enumerate(reversed(self.points)) if not np.isnan(face).any())
         return next(seen, len(self.points))
 
-# %% ../nbs/59_finding.ipynb #ee0f9c4f
+# %% ../nbs/59_finding.ipynb #5c04c404
 def save_trail(trail: Trail, path: Path) -> None:
     """Write a trail, as plain numbers."""
     with atomic_path(path) as partial, open(partial, "wb") as file:
@@ -156,7 +156,7 @@ def load_trail(path: Path) -> Trail:
     except Exception:  # whatever is wrong with it, the way can be walked again
         return Trail()
 
-# %% ../nbs/59_finding.ipynb #f41e3f06
+# %% ../nbs/59_finding.ipynb #2eaff90f
 def follow_face(
     frames: Iterable[UInt8[np.ndarray, "h w 3"]],  # 25 fps, from the first on
     find: Finder,
@@ -183,7 +183,7 @@ def follow_face(
             _refuse_gap(number, trail.missing, last is None)
         yield trail
 
-# %% ../nbs/59_finding.ipynb #1c5a11c7
+# %% ../nbs/59_finding.ipynb #6ca1cd12
 def _refuse_gap(number: int, missing: int, never: bool) -> None:
     """Say since when there is no face."""
     since, until = (number + 1 - missing) / FPS, (number + 1) / FPS
@@ -191,7 +191,7 @@ def _refuse_gap(number: int, missing: int, never: bool) -> None:
     remedy = "use a part of the video that shows one face all the time"
     raise InputError(f"{told} from {since:.2f} s to {until:.2f} s at least; {remedy}")
 
-# %% ../nbs/59_finding.ipynb #3f137113
+# %% ../nbs/59_finding.ipynb #e3747584
 def _alone(change: np.ndarray) -> np.ndarray:
     """Each change over the largest of the three before and the three after."""
     padded = np.pad(change, 3)
@@ -205,7 +205,7 @@ def _colour_change(pictures: np.ndarray) -> np.ndarray:
     counts = np.stack([np.bincount(row, minlength=64) for row in bins]) / bins.shape[1]
     return np.abs(np.diff(counts, axis=0)).sum(axis=1) / 2
 
-# %% ../nbs/59_finding.ipynb #3f486e87
+# %% ../nbs/59_finding.ipynb #881f3164
 def find_cuts(
     thumbnails: UInt8[np.ndarray, "t 32 32 3"],
     landmarks: Float[np.ndarray, "t 68 2"],  # pixels
@@ -218,7 +218,7 @@ def find_cuts(
     jump = (alone > 3) & (moved > 0.05) | (alone > 1.8) & (moved > 0.25)
     return (np.flatnonzero(jump | (_colour_change(thumbnails) > 0.35)) + 1).tolist()
 
-# %% ../nbs/59_finding.ipynb #c9a22fa7
+# %% ../nbs/59_finding.ipynb #5d652a09
 def finish_trail(
     trail: Trail,
     path: str | Path,  # the npz to write
@@ -238,7 +238,7 @@ def finish_trail(
     write_json(Path(path).with_suffix(".json"), note)
     return note
 
-# %% ../nbs/59_finding.ipynb #79444e7e
+# %% ../nbs/59_finding.ipynb #809098ee
 SOURCES = ("face-alignment", "mini")
 
 
@@ -258,7 +258,7 @@ def load_finder(
         return mini_finder(load_mini("landmarks")), {"landmarks": weights_sha256("landmarks")}
     raise InputError(f"no finder of landmarks {source!r}; use {', '.join(SOURCES)} or a file")
 
-# %% ../nbs/59_finding.ipynb #96cba492
+# %% ../nbs/59_finding.ipynb #3b9f6876
 SAVE_SECONDS = 30.0  # between two notes of how far the work is
 
 
@@ -274,7 +274,7 @@ def _walk(steps: Iterator[Trail], state: Path) -> None:
         state.unlink(missing_ok=True)
         raise
 
-# %% ../nbs/59_finding.ipynb #987717f0
+# %% ../nbs/59_finding.ipynb #5cbef61a
 def finding_stage(
     video: str | Path,
     folder: str | Path,  # DIR

@@ -76,11 +76,11 @@ def test_a_killed_search_goes_on_where_it_was(talk, tmp_path):
 
 def test_a_cut_is_refused_and_leaves_nothing(talk, tmp_path):
     frames = list(iter_frames(talk / "video.mp4"))
-    frames = np.stack([*frames[:30], *(frame[..., ::-1] for frame in frames[30:])])
+    frames = np.stack([*frames[:30], *(np.roll(frame, 5, axis=1) for frame in frames[30:])])
     write_clip(tmp_path / "cut.mp4", Clip(frames, FPS, np.zeros(60 * RATE // 25, np.float32), RATE))
     with pytest.raises(InputError, match="the video is cut at 1.20 s; use one shot"):
         finding_stage(tmp_path / "cut.mp4", tmp_path / "out", "mini")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_real_package_finds_no_face_offline(talk, tmp_path, monkeypatch):
