@@ -108,15 +108,15 @@ def read_json(path: str | Path) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not readable JSON ({error}); make it again") from error
 
-# %% ../nbs/00_core.ipynb #79e2ddfd
-Config = TypeVar("Config")
-
-
+# %% ../nbs/00_core.ipynb #644db03a
 def _config_of(declared: Any, item: dict) -> Any:
     """The kind of config that has these keys, of one or several declared; None: no config."""
     kinds = [kind for kind in (declared, *get_args(declared)) if is_dataclass(kind)]
     fitting = [kind for kind in kinds if set(item) <= {field.name for field in fields(kind)}]
     return next(iter(fitting or kinds), None)
+
+# %% ../nbs/00_core.ipynb #79e2ddfd
+Config = TypeVar("Config")
 
 
 def config_from_json(

@@ -56,7 +56,8 @@ def generic_head_distance(points: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:
 # %% ../nbs/52_inversion.ipynb #0fd3f7e3
 def mean_frame(frames: TalkingFrames) -> Float[Tensor, "3 h w"]:
     """The mean of the frames, in [0, 1]."""
-    return frames.images.float().mean(dim=0) / 255
+    total = sum(part.float().sum(dim=0) for part in frames.images.split(64))  # never all at once
+    return total / (255 * len(frames))
 
 
 def _fill_wall(

@@ -31,7 +31,7 @@ from .faces import FaceTrack
 from .inversion import Identity, personalize
 from .losses import NO_NETWORKS, LossNetworks
 from .media import iter_frames, read_audio
-from .networks import load_listener, load_mini, load_network, load_prior
+from .networks import Listener, load_listener, load_mini, load_network, load_prior
 from .perceptual import lpips_with
 from .preprocess import load_track, parser_masks, preprocess
 from .profiles import Profile
@@ -231,6 +231,23 @@ def _ears(profile: Profile) -> dict[str, str]:
     """Digests of what the profile hears with."""
     return {"audio": weights_sha256("audio")} if profile.hears == "audio-mini" else {}
 
+# %% ../nbs/61_pipeline.ipynb #84290fe8
+def _learn(
+    into: Path, profile: Profile, track: FaceTrack, listen: Listener, person: Path,
+    run: tuple[int, str], split: Split,
+) -> None:  # fmt: skip
+    """Train a portrait and save it with the drive of its video."""
+    seed, device = run
+    frames = talking_frames(track, split.train(track), listen)
+    if split.control:
+        frames = shuffle_audio(frames, seed)
+    identity = load_identity(person / "identity.safetensors", device)
+    portrait = new_portrait(identity, profile.portrait, seed)
+    train(portrait, frames, profile.train, into, seed, _judges(profile, device))
+    facts = {"key": folder_key(into), "control": split.control, "hears": profile.hears,
+             "level": mel_level(track.audio)}  # fmt: skip
+    save_portrait(into, portrait, drive_from_track(track, listen), track.train, **facts)
+
 # %% ../nbs/61_pipeline.ipynb #936bbe9c
 def train_stage(
     folder: str | Path,  # DIR
@@ -250,15 +267,7 @@ def train_stage(
 
     def work(into: Path) -> None:
         track, listen = _seen_track(source, person, profile), load_listener(profile.hears)
-        frames = talking_frames(track, split.train(track), listen)
-        if split.control:
-            frames = shuffle_audio(frames, seed)
-        identity = load_identity(person / "identity.safetensors", device)
-        portrait = new_portrait(identity, profile.portrait, seed)
-        train(portrait, frames, profile.train, into, seed, _judges(profile, device))
-        facts = {"key": folder_key(into), "control": split.control, "hears": profile.hears,
-                 "level": mel_level(track.audio)}  # fmt: skip
-        save_portrait(into, portrait, drive_from_track(track, listen), track.train, **facts)
+        _learn(into, profile, track, listen, person, (seed, device), split)
 
     return run_stage(person.with_name(split.stage), key, work)
 
@@ -297,7 +306,7 @@ def _driven(
         drive = pick_frames(talking.drive, torch.arange(talking.train, len(talking.drive)))
     else:
         samples, _ = read_audio(audio)
-        drive = speak_over(talking.motion, samples, load_listener(talking.hears))
+        drive = speak_over(talking.motion, samples, load_listener(talking.meta["hears"]))
     for word in wishes.tokens:
         drive = change_token(talking, drive, word)
     drive, camera = choose_camera(drive, wishes.camera, wishes.yaw, wishes.pitch)

@@ -70,7 +70,7 @@ DEMO = Profile(
     portrait=PortraitConfig(
         MINI,
         DeltaplaneConfig(plane_size=128, channels=16, widths=(16, 32, 64), linear_head=True),
-        TokenConfig(audio_channels=48),  # symbols of the mini recogniser
+        TokenConfig(audio_channels=48, octaves=(4, 3, 3)),  # 48: the mini recogniser's symbols
         unit="spread",
     ),
     mini=True,

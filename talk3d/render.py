@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+# %% ../nbs/54_render.ipynb #a20eab23
 from talk3d.audio import (
     MelLevel,
     Recogniser,
@@ -47,17 +48,12 @@ class TalkingPortrait:
     portrait: Portrait
     drive: Drive  # of the whole video
     train: int  # its first frames were trained on
-    meta: dict[str, Any]  # of the checkpoint
+    meta: dict[str, Any]  # of the checkpoint; `hears`: what it hears with, for `load_listener`
 
     @property
     def motion(self) -> Drive:
         """The part of the drive that was trained on: what moves other audio."""
         return pick_frames(self.drive, torch.arange(self.train))
-
-    @property
-    def hears(self) -> str:
-        """What it hears with, a name for `load_listener`."""
-        return self.meta.get("hears", "log-mel")
 
     @property
     def level(self) -> MelLevel:
@@ -285,8 +281,8 @@ def stream_speech(
     """
     if recogniser is not None:
         contexts = stream_contexts(stream_logits(*recogniser, blocks), surplus=-1)
-    elif talking.hears != "log-mel":
-        raise InputError(f"this portrait hears with {talking.hears}; give its recogniser")
+    elif (ears := talking.meta.get("hears", "log-mel")) != "log-mel":
+        raise InputError(f"this portrait hears with {ears}; give its recogniser")
     else:
         bands = talking.drive.windows.shape[1]
         contexts = stream_contexts(stream_mel(blocks, level or talking.level, bands))

@@ -63,6 +63,11 @@ class TokenConfig:
     audio_channels: int = 44  # letters of the recogniser: wav2vec2 as in RAD-NeRF
     audio_widths: tuple[int, int, int, int] = (32, 32, 64, 64)  # not in the paper: the release
     angle: str = "radians"  # or legacy: what the release computes, see `legacy_head_pose`
+    octaves: tuple[int, int, int] = (
+        16,
+        10,
+        6,
+    )  # of eye, angle, landmark; not in the paper: release
 
     def __post_init__(self) -> None:
         if self.names != tuple(name for name in TOKENS if name in self.names) or not self.names:
@@ -80,7 +85,8 @@ class TokenEncoder(nn.Module):
         if "audio" in self.names:
             self.audio_net = AudioNet(config.audio_channels, width, config.audio_widths)
             self.audio_att_net = AudioAttNet(width)
-        octaves = {"eye": (1, 16), "angle": (3, 10), "landmark": (6, 6)}  # numbers, frequencies
+        sizes = zip((1, 3, 6), config.octaves, strict=True)  # numbers, frequencies
+        octaves = dict(zip(("eye", "angle", "landmark"), sizes, strict=True))
         self.octaves = {name: octaves[name] for name in self.names if name in octaves}
         for name, (numbers, count) in self.octaves.items():
             self.add_module(name, token_mlp(numbers * (1 + 2 * count), width))

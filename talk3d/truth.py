@@ -22,7 +22,7 @@ from .bundle import read_manifest
 from .dataset import face_boxes
 from .faces import cavity_area, cavity_threshold, mouth_box
 from .fan import locate
-from .landmarks import SIX, crop_frames, reference_points, similarity, smooth, transform
+from .landmarks import crop_frames, frontal_crops, smooth, transform
 from .metrics.face import landmark_distance
 from .metrics.image import psnr
 from .metrics.sync import correlation
@@ -63,9 +63,7 @@ def crop_matrices(
     size: int,  # pixels along each side of the crop
 ) -> Float[np.ndarray, "t 2 3"]:  # from the video's pixels to the crop's
     """How a video is cropped, as `preprocess` does it."""
-    target = reference_points(size)
-    calm = smooth(landmarks.astype(np.float64), 2.0)
-    return np.stack([similarity(points[list(SIX)], target) for points in calm])
+    return frontal_crops(smooth(landmarks.astype(np.float64), 2.0), size)
 
 # %% ../nbs/68_truth.ipynb #71fbe79b
 def film(
