@@ -258,14 +258,18 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Do the lips follow the sound? Correlation, interval, and a control with shuffled audio."""
-    from talk3d.evaluate import evaluate_stage, format_lips, known_opening
+    """Scores of held-out frames, and whether the lips follow the sound, beside a control."""
+    from talk3d.evaluate import evaluate_stage, format_cards, format_lips, known_opening
     from talk3d.profiles import profile_named
 
     opening = known_opening(folder)
     done = evaluate_stage(folder, profile_named(profile), seed, device, folds, opening)
     say(done, f"{folder}/evaluate")
-    print(format_lips(folder / "evaluate" / "scores.json"))
+    print(
+        format_lips(folder / "evaluate" / "scores.json"),
+        format_cards(folder / "evaluate"),
+        sep="\n\n",
+    )
 
 # %% ../nbs/99_cli.ipynb #0c67fb44
 def _pair(text: str) -> tuple[str, str]:

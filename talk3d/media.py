@@ -293,7 +293,7 @@ def _decode_audio(path: str | Path) -> tuple[np.ndarray, float]:
         if not container.streams.audio:
             raise InputError(f"{path} has no audio track; give a file with sound")
         stream = container.streams.audio[0]
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        resampler = av.AudioResampler(format="fltp", rate=RATE)  # mixed here: libav adds up
         start, heard, blocks = None, 0, []
         for frame in container.decode(stream):
             start = (frame.time or 0.0) if start is None else start
@@ -301,10 +301,10 @@ def _decode_audio(path: str | Path) -> tuple[np.ndarray, float]:
             if frame.time is not None and abs(frame.time - due) > 1 / FPS:
                 raise InputError(f"{path} has a gap in its sound at {due:.2f} s; cut or fill it")
             heard += frame.samples
-            blocks += [block.to_ndarray()[0] for block in resampler.resample(frame)]
+            blocks += [block.to_ndarray().mean(axis=0) for block in resampler.resample(frame)]
         if start is None:
             raise InputError(f"{path} has an empty audio track; give a file with sound")
-        blocks += [block.to_ndarray()[0] for block in resampler.resample(None)]
+        blocks += [block.to_ndarray().mean(axis=0) for block in resampler.resample(None)]
         promised = _promised(container, stream)
     audio = np.concatenate(blocks).astype(np.float32, copy=False)
     if (seconds := len(audio) / RATE) + 1 / FPS < promised:
