@@ -167,12 +167,14 @@ def preflight(
     out: Annotated[Path, typer.Argument(help="a folder for the report and its two pictures")],
     landmarks: Annotated[Path, typer.Option(help=".npz with landmarks68 (frames, 68, 2), pixels")],
     resample: Resample = False,
+    profile: ProfileName = "demo",
 ) -> None:
     """Say what is wrong with a video before hours are spent on it."""
     from talk3d.preflight import format_checks, write_preflight
     from talk3d.preflight import preflight as look
+    from talk3d.profiles import profile_named
 
-    report = look(video, landmarks, resample=resample)
+    report = look(video, landmarks, profile_named(profile).preprocess.size, resample)
     write_preflight(report, out)
     print(format_checks(report.checks))
 
@@ -199,7 +201,8 @@ def preprocess(
         say(done, f"{folder}/landmarks")
         landmarks = str(folder / "landmarks" / "landmarks.npz")
     chosen = profile_named(profile)
-    done = preprocess_stage(video, landmarks, folder, chosen, resample, actions, parser)
+    given = (resample, actions, parser, device)
+    done = preprocess_stage(video, landmarks, folder, chosen, *given)
     say(done, f"{folder}/preprocess")
 
 # %% ../nbs/99_cli.ipynb #a4f5a521
@@ -244,6 +247,8 @@ def render(
     """Render the portrait to a video with sound, marked as synthetic."""
     from talk3d.pipeline import Wishes, render_stage
 
+    if extra and extras is None:
+        raise InputError("--extra says what to keep and not where; add --extras DIR")
     tokens, kinds = tuple(freeze or ()), tuple(extra or Wishes.kinds)
     wishes = Wishes(camera, yaw, pitch, tokens, edit, extras, kinds, paste_back, restorer)
     render_stage(folder, out, audio, wishes, device)

@@ -54,7 +54,7 @@ def atomic_path(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        if path.is_dir():
+        if path.is_dir() and partial.is_dir():  # a file never takes the place of a folder
             shutil.rmtree(path)
         os.replace(partial, path)
     except OSError as error:

@@ -22,7 +22,7 @@ from torch import nn
 
 from .assets import asset_path
 from .bundle import weights_sha256
-from .core import InputError, atomic_path, file_sha256, progress, write_json
+from .core import InputError, atomic_path, file_sha256, progress, resolve_device, write_json
 from .detector import Aligner, fill_gaps, load_aligner
 from .fan import locate
 from .landmarks import RIGID
@@ -255,7 +255,8 @@ def load_finder(
         files = [asset_path(name) for name in ("face-detector", "face-landmarks")]
         return finder, {path.name: file_sha256(path) for path in files}
     if source == "mini":
-        return mini_finder(load_mini("landmarks")), {"landmarks": weights_sha256("landmarks")}
+        network = load_mini("landmarks").to(resolve_device(device))
+        return mini_finder(network), {"landmarks": weights_sha256("landmarks")}
     raise InputError(f"no finder of landmarks {source!r}; use {', '.join(SOURCES)} or a file")
 
 # %% ../nbs/59_finding.ipynb #3b9f6876

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -60,6 +61,7 @@ def preprocess_stage(
     resample: bool = False,  # take a video that is not 25 fps
     actions: str | Path | None = None,  # csv of OpenFace; None: eyes from the lids
     parser: str | Path | None = None,  # weights of a face parser; None: masks are landmark hulls
+    device: str = "auto",  # of the parser
 ) -> bool:  # whether there was anything to do
     """Video and landmarks to DIR/preprocess. Raises `InputError` for bad input."""
     given = {"video": video, "landmarks": landmarks, "actions": actions, "parser": parser}
@@ -67,7 +69,10 @@ def preprocess_stage(
     key = stage_key("preprocess", [profile.preprocess, resample], inputs)
 
     def work(into: Path) -> None:
-        masks = None if parser is None else parser_masks(load_network("bisenet", parser))  # type: ignore[arg-type]
+        masks = None
+        if parser is not None:
+            network = load_network("bisenet", parser).to(resolve_device(device))
+            masks = parser_masks(network)  # type: ignore[arg-type]
         preprocess(video, landmarks, into, profile.preprocess, resample, actions, masks)
 
     return run_stage(Path(folder) / "preprocess", key, work)
@@ -297,7 +302,7 @@ def _renderer(talking: TalkingPortrait, wishes: Wishes, device: str) -> Renderer
         restorer = load_network("gfpgan", wishes.restorer).to(device)
     return Renderer(talking.portrait, base, restorer)  # type: ignore[arg-type]
 
-
+# %% ../nbs/61_pipeline.ipynb #d687de74
 def _driven(
     talking: TalkingPortrait, folder: Path, audio: str | Path | None, wishes: Wishes
 ) -> tuple[Drive, np.ndarray, str]:  # what moves, what is heard, the camera in words
@@ -305,8 +310,8 @@ def _driven(
         samples = load_track(folder / "preprocess").audio[talking.train * 640 :]
         drive = pick_frames(talking.drive, torch.arange(talking.train, len(talking.drive)))
     else:
-        samples, _ = read_audio(audio)
-        drive = speak_over(talking.motion, samples, load_listener(talking.meta["hears"]))
+        samples, ears = read_audio(audio)[0], talking.meta.get("hears", "log-mel")
+        drive = speak_over(talking.motion, samples, load_listener(ears))
     for word in wishes.tokens:
         drive = change_token(talking, drive, word)
     drive, camera = choose_camera(drive, wishes.camera, wishes.yaw, wishes.pitch)
@@ -320,11 +325,20 @@ def _placing(
     if camera != "own" or frames > most:
         told = f"only the video's own camera and at most {most} frames can be pasted back"
         raise InputError(f"{told}; leave --camera, --yaw, --pitch out, or give shorter audio")
+    key = folder_key(folder / "preprocess") or {}
+    if key.get("inputs", {}).get("video") != file_sha256(video):
+        raise InputError(f"{video} is not the video that was preprocessed; give that one")
     track = load_track(folder / "preprocess")
     raw = itertools.islice(iter_frames(video, resample=True), first, None)
-    return lambda pictures: paste_back(pictures, raw, track.matrices[first:])
+    size = (track.crops.shape[1],) * 2  # a restorer's pictures have another one
 
+    def place(pictures: Iterator) -> Iterator:
+        fitting = (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures)
+        return paste_back(fitting, raw, track.matrices[first:])
 
+    return place
+
+# %% ../nbs/61_pipeline.ipynb #aac60047
 def _write(
     out: str | Path, renderer: Renderer, drive: Drive, samples: np.ndarray, wishes: Wishes,
     place: Callable[[Iterator], Iterator] | None, facts: dict[str, Any],

@@ -32,15 +32,19 @@ from .volume import Draws, SeededDraws
 RELEASE_FRAMES = (0, 85, 110)
 
 
-def frame_features(track: FaceTrack) -> Float[np.ndarray, "t 5"]:
+def frame_features(
+    track: FaceTrack,
+    learn: Int[np.ndarray, " n"],  # frames to learn from; the others are not looked at
+) -> Float[np.ndarray, "n 5"]:
     """Yaw, pitch, opening and width of the mouth, closing of the eyes, in deviations."""
-    points = track.landmarks.astype(np.float64)
+    points = track.landmarks[learn].astype(np.float64)
     apart = lambda a, b: np.linalg.norm(points[:, a] - points[:, b], axis=1)  # noqa: E731
     mouth = [apart(62, 66) / apart(36, 45), apart(48, 54) / apart(36, 45)]
-    rows = np.stack([track.yaw, track.pitch, *mouth, track.eye], axis=1)
+    pose = (track.yaw[learn], track.pitch[learn])
+    rows = np.stack([*pose, *mouth, track.eye[learn]], axis=1)
     return (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-6)
 
-
+# %% ../nbs/55_pivotal.ipynb #7616a85b
 def choose_frames(
     features: Float[np.ndarray, "t k"],  # of the training frames
     count: int = 3,  # three fit on the release's GPU; it recommends five

@@ -21,7 +21,7 @@ from scipy.ndimage import uniform_filter1d
 
 from .core import InputError, atomic_path, progress, write_json
 from .finding import find_cuts, thumbnail
-from .landmarks import SIX, camera_angles, reference_points, similarity, smooth, transform
+from .landmarks import camera_angles, frontal_crops, smooth, transform
 from .media import FPS, RATE, clip_audio, iter_frames, read_metadata
 from .plot import COLOURS, new_figure
 from .preprocess import PreprocessConfig, read_landmarks
@@ -281,8 +281,7 @@ def _with_landmarks(
 ) -> tuple[list[Check], dict[str, Any]]:
     """The checks that need landmarks but no sound, and what the pictures need."""
     calm = smooth(points)
-    reference = reference_points(size)
-    matrices = np.stack([similarity(p[list(SIX)], reference) for p in calm])
+    matrices = frontal_crops(calm, size)
     yaw, pitch = camera_angles(transform(matrices, calm), size)
     checks = [_cut_check(small, points), *face_checks(matrices, size, frame_size, filled)]
     kept = {"landmarks": points, "matrices": matrices, "size": size, "yaw": yaw, "pitch": pitch}
@@ -296,12 +295,13 @@ def preflight(
     resample: bool = False,  # take other frame rates
 ) -> Preflight:
     """Look at a video before anything is made of it. Raises nothing for bad input: it tells."""
+    checks: list[Check] = []
     try:
-        checks = file_checks(video, resample)
+        checks += file_checks(video, resample)
         frames = progress(iter_frames(video, resample), "looking", total=0)
         small, shown, frame_size = _look_through(frames)
     except InputError as error:
-        return Preflight([_refused("video", error)], [])
+        return Preflight([*checks, _refused("video", error)], [])
     kept: dict[str, Any] = {}
     audio, heard = _listen(video, len(small))
     checks += heard

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import InputError, MissingAsset, digest, file_sha256, write_json
+from .evaluate import judge_digests
 from .pipeline import MINI_JUDGES, mini_digests
 from .profiles import Profile, profile_named
 from .provenance import code_digest, imported_modules, source_digest
@@ -141,6 +142,7 @@ def stage_keys(run: Run, profile: Profile) -> dict[str, Any]:
     person = [profile.portrait, profile.personalize, profile.tracking, fitted]
     judged = mini_digests(profile, [*MINI_JUDGES, "audio"])
     learnt = [profile.portrait, profile.train, profile.hears, judged]
+    judges = judge_digests(profile, not run.clip)
     return {
         "clip" if run.clip else "world": [
             outside or [profile.talk, profile.talks],
@@ -149,7 +151,7 @@ def stage_keys(run: Run, profile: Profile) -> dict[str, Any]:
         "preprocess": [profile.preprocess, run.resample, outside, code_digest("preprocess")],
         "personalize": [person, common, code_digest("tracking")],
         "train": [learnt, common, code_digest("train")],
-        "evaluate": [profile, common, code_digest("evaluate")],
+        "evaluate": [profile, common, judges, code_digest("evaluate")],
     }
 
 # %% ../nbs/81_reproduce.ipynb #c91d021f

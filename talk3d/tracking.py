@@ -254,7 +254,7 @@ def person_from_video(
 ) -> tuple[Identity, Float[Tensor, "t 2"]]:  # the cameras of all frames: yaw, pitch, degrees
     """A video to a person and the cameras of all its frames. Source: the release, VIVE3D."""
     frames = talking_frames(track, learn)
-    chosen = choose_frames(frame_features(track)[learn.numpy()], config.stills)
+    chosen = choose_frames(frame_features(track, learn.numpy()), config.stills)
     device = prior.backbone.mapping.w_avg.device
     stills = on_device(pick_stills(frames, torch.tensor(chosen)), device)
     found = invert_jointly(prior, stills, judge, config.joint, seed)
