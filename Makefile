@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	fi; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV); \
 	echo "make: installing the pinned requirements into $(VENV), a few minutes the first time"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[reproduce,lab,networks,geometry,speech,dev]"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[reproduce,lab,networks,geometry,speech,train,dev]"
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2>/dev/null
 	@touch $@
 

@@ -10,7 +10,13 @@ from toys import TINY
 from talk3d.faces import cavity_area, cavity_threshold, mouth_box
 from talk3d.landmarks import RIGID, SIX, reference_points
 from talk3d.media import read_audio, read_clip, read_metadata
-from talk3d.pipeline import personalize_stage, preprocess_stage, render_stage, train_stage
+from talk3d.pipeline import (
+    Wishes,
+    personalize_stage,
+    preprocess_stage,
+    render_stage,
+    train_stage,
+)
 from talk3d.preprocess import PreprocessConfig, load_track, preprocess
 from talk3d.render import load_portrait
 from talk3d.views import depth_checks, five_views
@@ -81,7 +87,7 @@ def test_the_whole_path_to_a_talking_portrait(shared, tmp_path):
     assert personalize_stage(folder, profile) and train_stage(folder, profile)
 
     out = tmp_path / "out.mp4"
-    render_stage(folder, out, data / "RD_Radio31_000.wav", yaw=15.0, pitch=10.0)
+    render_stage(folder, out, data / "RD_Radio31_000.wav", Wishes(yaw=15.0, pitch=10.0))
     clip = read_clip(out)
     assert clip.frames.shape == (200, 32, 32, 3) and clip.frames.std() > 5
     assert abs(clip.seconds - 8) <= 1 / 25 and clip.audio.std() > 0.01
