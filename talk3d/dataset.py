@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Drive', 'drive_from_track', 'face_boxes', 'Sampling', 'window_starts', 'draw_windows', 'Batch', 'on_device',
-           'FrameMasks', 'TalkingFrames', 'sync_windows', 'window_batch', 'talking_frames', 'pick_frames',
-           'shuffle_audio']
+           'frame_inputs', 'FrameMasks', 'TalkingFrames', 'sync_windows', 'window_batch', 'talking_frames',
+           'pick_frames', 'shuffle_audio']
 
 # %% ../nbs/51_dataset.ipynb #9eb29c7e
 import tempfile
@@ -145,6 +145,15 @@ def on_device(value: Any, device: str | torch.device) -> Any:
         return value
     parts = {field.name: getattr(value, field.name) for field in fields(value)}
     return replace(value, **{name: on_device(part, device) for name, part in parts.items()})
+
+# %% ../nbs/51_dataset.ipynb #a45a17ba
+def frame_inputs(
+    drive: Drive,
+    index: Int[Tensor, " b"],  # frames
+    device: str | torch.device,
+) -> tuple[Conditions, Camera]:
+    """What a portrait is called with to show some frames, on its device."""
+    return on_device(drive.conditions(index), device), on_device(drive.cameras(index), device)
 
 # %% ../nbs/51_dataset.ipynb #7af1ea9c
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .core import digest
-from .dataset import Batch, TalkingFrames, on_device
+from .dataset import Batch, TalkingFrames, frame_inputs, on_device
 from .eg3d import Picture, enlarge
 
 # %% ../nbs/57_second_stage.ipynb #40ec531c
@@ -72,9 +72,7 @@ def raw_pictures(
     portrait: Portrait, frames: TalkingFrames, index: Int[Tensor, " b"]
 ) -> Float[Tensor, "b 3 n n"]:
     """What a portrait renders of some frames, without super-resolution and without gradients."""
-    conditions, cameras = on_device(
-        [frames.drive.conditions(index), frames.drive.cameras(index)], portrait.planes.device
-    )
+    conditions, cameras = frame_inputs(frames.drive, index, portrait.planes.device)
     delta = portrait.deltaplane(portrait.tokens(conditions))
     features, _ = portrait.generator.features(portrait.planes + delta, cameras)
     return features[:, :3]
@@ -108,8 +106,7 @@ def restored_look(restorer: Restorer, portrait: Portrait, frames: TalkingFrames)
     """What a portrait shows of some frames when its pictures are restored."""
 
     def look(index: Tensor) -> Picture:
-        asked = [frames.drive.conditions(index), frames.drive.cameras(index)]
-        conditions, cameras = on_device(asked, portrait.planes.device)
+        conditions, cameras = frame_inputs(frames.drive, index, portrait.planes.device)
         return restored(portrait.eval(), restorer.eval(), conditions, cameras)
 
     return look

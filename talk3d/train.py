@@ -46,10 +46,13 @@ from talk3d.dataset import (
     Sampling,
     TalkingFrames,
     draw_windows,
+    frame_inputs,
     on_device,
     window_batch,
     window_starts,
 )
+
+# %% ../nbs/53_train.ipynb #49fd2719
 from .eg3d import Picture, enlarge
 from .inversion import Identity
 from .losses import NO_NETWORKS, LossNetworks, LossWeights, portrait_loss, require_networks
@@ -276,8 +279,7 @@ def portrait_look(portrait: Portrait, frames: TalkingFrames) -> Look:
     """What a portrait shows of some frames."""
 
     def look(index: Tensor) -> Picture:
-        asked = [frames.drive.conditions(index), frames.drive.cameras(index)]
-        conditions, cameras = on_device(asked, portrait.planes.device)
+        conditions, cameras = frame_inputs(frames.drive, index, portrait.planes.device)
         return portrait.eval()(conditions, cameras)
 
     return look
