@@ -260,6 +260,9 @@ def evaluate(
     folder: Folder,
     folds: Annotated[int | None, typer.Option(help="cut a short clip into folds", min=2)] = None,
     profile: ProfileName = "smoke",
+    control: Annotated[
+        bool, typer.Option(help="train a second portrait that hears the wrong sound")
+    ] = True,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -267,14 +270,16 @@ def evaluate(
     from talk3d.evaluate import evaluate_stage, format_cards, format_lips, known_opening
     from talk3d.profiles import profile_named
 
-    opening = known_opening(folder)
-    done = evaluate_stage(folder, profile_named(profile), seed, device, folds, opening)
+    chosen, opening = profile_named(profile), known_opening(folder)
+    done = evaluate_stage(folder, chosen, seed, device, folds, opening, control)
     say(done, f"{folder}/evaluate")
-    print(
-        format_lips(folder / "evaluate" / "scores.json"),
-        format_cards(folder / "evaluate"),
-        sep="\n\n",
-    )
+    print(format_lips(folder / "evaluate" / "scores.json"), format_cards(folder / "evaluate"),
+          sep="\n\n")  # fmt: skip
+    if chosen.mini and opening is not None and folds is None:
+        from talk3d.quality import answers_table, load_answers, quality_stage
+
+        say(quality_stage(folder), f"{folder}/quality")
+        print(answers_table(load_answers(folder)))
 
 # %% ../nbs/99_cli.ipynb #0c67fb44
 def _pair(text: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from .synthetic import TalkConfig
 from .tokens import TokenConfig
 from .tracking import DEMO_TRACKING, TrackingConfig
 from .train import TrainConfig
+from .warm_start import LessonConfig, RayConfig, WarmStart
 from .world import TalksConfig
 
 # %% ../nbs/60_profiles.ipynb #e3ab6a81
@@ -69,16 +70,17 @@ DEMO = Profile(
     preprocess=PreprocessConfig(size=128, train_fraction=0.8632, alignment="posed"),
     portrait=PortraitConfig(
         MINI,
-        DeltaplaneConfig(plane_size=128, channels=16, widths=(16, 32, 64), linear_head=True),
+        DeltaplaneConfig(128, 16, widths=(16, 32, 64), linear_head=True, details=8),
         TokenConfig(audio_channels=48, octaves=(4, 3, 3)),  # 48: the mini recogniser's symbols
         unit="spread",
     ),
     mini=True,
     tracking=DEMO_TRACKING,
     train=TrainConfig(
-        steps=600, rate=2e-3, decay=0.9, decay_steps=30, save_seconds=15.0, validate_steps=100,
+        steps=1000, rate=2e-3, decay=0.9, decay_steps=45, save_seconds=15.0, validate_steps=100,
         sampling=Sampling(windows=4, shown=(2,)),
-        weights=LossWeights(mouth=0.0, mouth_l1=15.0, lpips=0.1, mouth_lpips=1.5, sync_from=420),
+        weights=LossWeights(mouth=0.0, mouth_l1=5.0, lpips=0.1, mouth_lpips=1.5, sync_from=700),
+        warm=WarmStart(LessonConfig(600), RayConfig(700), token_rate=0.1, sharpen=True),
     ),
 )  # fmt: skip
 

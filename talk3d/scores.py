@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from .core import InputError, config_from_json, read_json, to_jsonable, write_json
 from .dataset import face_boxes
-from .faces import cavity_area, cavity_threshold, face_mask, mouth_box
+from .faces import cavity_area, cavity_threshold, face_mask, mouth_box, mouth_mask
 from .identity import IR_101, FaceEmbedder
 from .media import FPS, RATE, Clip, from_uint8
 
@@ -260,6 +260,17 @@ def _whole_pictures(ours: Footage, truth: Footage, judges: Judges) -> list[Score
         rows.append(_per_frame(network.label, far, "", "down", (whole, "-1 to 1", network.label)))
     return rows
 
+# %% ../nbs/62_scores.ipynb #f07f8cd6
+def _mouth_pictures(ours: Footage, truth: Footage, have: Bool[np.ndarray, " t"]) -> Score:
+    """The mouth alone, in frames whose truth has a face."""
+    assert truth.landmarks is not None
+    size = truth.frames.shape[2], truth.frames.shape[1]
+    masks = np.stack([mouth_mask(points, size) for points in truth.landmarks[have]])
+    parts = (ours.frames[have], truth.frames[have], masks)
+    decibels = _spread(_by_stretches(_of_bytes(psnr_frames), *parts), have)
+    card = (f"hull of the truth's lips ({truth.finder})", _BYTES, "formula")
+    return _per_frame("PSNR of the mouth", decibels, "dB", "up", card)
+
 # %% ../nbs/62_scores.ipynb #8194fc3a
 def _face_pictures(ours: Footage, truth: Footage, judges: Judges) -> list[Score]:
     """Scores of the hull of the truth's landmarks, where there is a face in the truth."""
@@ -275,7 +286,7 @@ def _face_pictures(ours: Footage, truth: Footage, judges: Judges) -> list[Score]
     pixels = masks.sum((1, 2)).astype(np.float64)
     rows.append(_pooled_psnr(rows[0], pixels, pixels.sum(), "PSNR of the face, pooled"))
     legacy = (float(masks.size), "PSNR of the face, legacy", f"{grey}, and counted: the release")
-    rows.append(_pooled_psnr(rows[0], pixels, *legacy))
+    rows += [_pooled_psnr(rows[0], pixels, *legacy), _mouth_pictures(ours, truth, have)]
     similar = _spread(_by_stretches(ssim, *parts), have)
     rows.append(_per_frame("SSIM of the face", similar, "", "up", (hull, _BYTES, "scikit-image")))
     if (network := judges.perceptual) is not None:

@@ -81,7 +81,7 @@ class TokenEncoder(nn.Module):
 
     def __init__(self, config: TokenConfig):
         super().__init__()
-        self.names, width = config.names, config.width
+        self.names, self.width = config.names, (width := config.width)
         if "audio" in self.names:
             self.audio_net = AudioNet(config.audio_channels, width, config.audio_widths)
             self.audio_att_net = AudioAttNet(width)

@@ -22,7 +22,8 @@ from talk3d.losses import LossNetworks, LossWeights
 from talk3d.perceptual import lpips_with
 from talk3d.pipeline import load_identity, train_stage
 from talk3d.preprocess import load_track, save_track
-from talk3d.train import TrainConfig, join_team, joined, new_portrait, train_step
+from talk3d.train import TrainConfig, join_team, joined, new_portrait, painter_of, train_step
+from talk3d.warm_start import PARTS, RayConfig, WarmStart
 from talk3d.wav2lip import ExpertConfig, LipSyncExpert
 
 
@@ -64,24 +65,31 @@ def judges() -> LossNetworks:
     return LossNetworks(lpips_with(Layers()), expert=expert.eval().requires_grad_(False))
 
 
-def one_step(folder: Path, out: Path) -> None:
+def one_step(folder: Path, out: Path, rays: bool) -> None:
     """The loss of one step and its gradients, by the team of this process."""
     team = join_team()
     torch.manual_seed(0)
     networks = judges()
     portrait = new_portrait(load_identity(folder / "personalize" / "identity.safetensors"),
                             TINY.portrait).eval()  # fmt: skip
+    warm = WarmStart(rays=RayConfig(int(rays), 2, (50, 50, 50)), sharpen=True)
+    config = TrainConfig(
+        weights=LossWeights(identity=0.0, mouth_l1=15.0, sync=1.0, sync_from=0), warm=warm
+    )
+    painter = joined(team, painter_of(portrait, config))
     learned = {n: p for n, p in portrait.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for value in learned.values():  # the first weights are zero and let no gradient through
             value += 0.02 * torch.randn_like(value)
     frames = talking_frames(load_track(folder / "preprocess"))
-    weights = LossWeights(identity=0.0, mouth_l1=15.0, sync=1.0, sync_from=0)
-    config, adam = TrainConfig(weights=weights), torch.optim.Adam([*learned.values()])
-    terms = train_step(joined(team, portrait), adam, frames, config, networks, 0, 0, team)
+    adam = torch.optim.Adam([*learned.values()])
+    terms = train_step(painter, adam, frames, config, networks, 0, 0, team)
     if team.rank == 0:
         numbers = {f"term {name}": torch.tensor(value) for name, value in terms.items()}
-        save_file(numbers | {n: p.grad.contiguous() for n, p in learned.items()}, out)
+        save_file(
+            numbers | {n: p.grad.contiguous() for n, p in learned.items() if p.grad is not None},
+            out,
+        )
 
 
 def free_port() -> int:
@@ -90,15 +98,16 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def run_team(size: int, folder: Path, out: Path) -> dict[str, Tensor]:
+def run_team(size: int, folder: Path, out: Path, rays: bool) -> dict[str, Tensor]:
     """What `one_step` leaves when a launcher starts so many processes."""
     code = "import sys; from pathlib import Path; from test_training import one_step"
-    code += "; one_step(*map(Path, sys.argv[1:]))"
+    code += "; one_step(*map(Path, sys.argv[1:3]), sys.argv[3] == 'True')"
     known = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     known |= {"ACCELERATE_USE_CPU": "true"}
     team = [
         subprocess.Popen(
-            [sys.executable, "-c", code, folder, out], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", code, folder, out, str(rays)],
+            cwd=ROOT, stderr=subprocess.PIPE, text=True,
             env=environment(1) | known | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(size)
@@ -112,13 +121,17 @@ def run_team(size: int, folder: Path, out: Path) -> dict[str, Tensor]:
     return load_file(out)
 
 
-def test_two_processes_take_the_step_of_one(tiny_talk, tmp_path):
+TERMS = {"l1", "lpips", "mouth", "mouth_lpips", "mouth_l1", "sync", "loss"}
+
+
+@pytest.mark.parametrize("rays, wanted", [(False, TERMS), (True, {*PARTS, "loss"})])
+def test_two_processes_take_the_step_of_one(tiny_talk, tmp_path, rays, wanted):
     """The same loss and gradients for the same batch, terms that are sums or masked included."""
     pytest.importorskip("accelerate", reason="several processes need talk3d[train]")
-    alone = run_team(1, tiny_talk, tmp_path / "1.safetensors")
-    pair = run_team(2, tiny_talk, tmp_path / "2.safetensors")
+    alone = run_team(1, tiny_talk, tmp_path / "1.safetensors", rays)
+    pair = run_team(2, tiny_talk, tmp_path / "2.safetensors", rays)
     terms = {name.removeprefix("term ") for name in alone if name.startswith("term ")}
-    assert {"l1", "lpips", "mouth", "mouth_lpips", "mouth_l1", "sync", "loss"} <= terms
+    assert wanted <= terms and (wanted == terms or not rays)
     assert alone.keys() == pair.keys()
     largest = max(value.abs().max() for name, value in alone.items() if "term" not in name)
     assert largest > 1e-3
