@@ -155,6 +155,14 @@ def held_out_cards(
     return cards | {"truth": score_video(truth, truth, judges)}  # what judges say of it
 
 # %% ../nbs/63_evaluate.ipynb #36be189f
+def _splits(folds: int | None) -> tuple[list[Split], str]:
+    """What is held out in turn, and how that is called."""
+    if folds is None:
+        return [Split()], "own"
+    told = f"{folds} contiguous folds, centred and pooled"
+    return [Split(number, folds) for number in range(folds)], told
+
+
 def _held_out(
     folder: Path, splits: list[Split], values: Float[np.ndarray, " t"]
 ) -> Float[np.ndarray, " n"]:
@@ -198,15 +206,14 @@ def evaluate_stage(
 ) -> bool:  # whether there was anything to do
     """Scores of DIR and its lips. Raises `InputError` when DIR is not preprocessed."""
     folder, started = Path(folder), time.time()
-    inputs = {"preprocess": upstream(folder / "preprocess", f"preprocess VIDEO {folder}")}
-    inputs |= judge_digests(profile, (folder / "world").is_dir())
+    inputs = judge_digests(profile, (folder / "world").is_dir())
+    inputs["preprocess"] = upstream(folder / "preprocess", f"preprocess VIDEO {folder}")
     key = stage_key("evaluate", [profile, seed, folds, opening is not None, control], inputs)
 
     def work(into: Path) -> None:
-        splits = [Split()] if folds is None else [Split(number, folds) for number in range(folds)]
+        splits, told = _splits(folds)
         lips = _lips(folder, profile, (seed, device), splits, control, opening)
-        told = f"{folds} contiguous folds, centred and pooled" if folds else "own"
-        for name, card in held_out_cards(folder).items() if folds is None else ():
+        for name, card in () if folds else held_out_cards(folder).items():
             save_scores(into / f"{name}.json", card, {"profile": profile.name})
         made = provenance(started, profile, seed, device, inputs)
         scores = {"lips": lips, "profile": profile.name, "split": told, "provenance": made}

@@ -77,10 +77,14 @@ DEMO = Profile(
     mini=True,
     tracking=DEMO_TRACKING,
     train=TrainConfig(
-        steps=1000, rate=2e-3, decay=0.9, decay_steps=45, save_seconds=15.0, validate_steps=100,
+        steps=1000, rate=2e-3, decay=0.9, decay_steps=30, save_seconds=15.0, validate_steps=100,
         sampling=Sampling(windows=4, shown=(2,)),
         weights=LossWeights(mouth=0.0, mouth_l1=5.0, lpips=0.1, mouth_lpips=1.5, sync_from=700),
-        warm=WarmStart(LessonConfig(600), RayConfig(700), token_rate=0.1, sharpen=True),
+        warm=WarmStart(
+            LessonConfig(600),
+            RayConfig(700, blinks=2, rays=(200, 190, 160), weights=(1.5, 1.0, 1.5)),
+            token_rate=0.1, sharpen=8.0,
+        ),
     ),
 )  # fmt: skip
 

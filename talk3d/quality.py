@@ -114,7 +114,7 @@ def from_the_sides(
     """How right the portrait is where the video has never been."""
     portrait, ours, low = talking.portrait, list[Tensor](), list[Tensor]()
     camera = orbit_camera(torch.tensor(SIDES), torch.zeros(2))
-    still = from_uint8(mean)[None].expand(2, -1, -1, -1)
+    still = from_uint8(mean[None]).expand(2, -1, -1, -1)
     for frame in test.tolist():
         delta = portrait.deltaplane(
             portrait.tokens(talking.drive.conditions(torch.tensor([frame])))

@@ -59,7 +59,15 @@ from .losses import NO_NETWORKS, LossNetworks, LossWeights, portrait_loss, requi
 from .media import to_uint8
 from .model import Portrait, PortraitConfig
 from .tokens import Conditions
-from .warm_start import WarmStart, balance, draw_rays, ray_loss, see_rays, teach_ear
+from talk3d.warm_start import (
+    WarmStart,
+    balance,
+    draw_rays,
+    ray_loss,
+    see_rays,
+    teach_ear,
+    with_blinks,
+)
 
 # %% ../nbs/53_train.ipynb #9bc11323
 @dataclass(frozen=True)
@@ -139,6 +147,8 @@ def draw_batch(
     sampling, last = sampling_at(config, step), learnt_frames(len(frames), config.held_out)
     starts = window_starts(frames.number[:last], sampling)
     first = draw_windows(starts, sampling.windows, seed, step)
+    if step < config.warm.rays.steps:
+        first = with_blinks(first, frames.drive.eye[:last], config.warm.rays.blinks, random)
     noise = (torch.rand(sampling.pictures, 1, generator=random) * 2 - 1) * config.eye_jitter
     sync = config.weights.at(step).sync > 0
     return window_batch(frames, first, sampling, noise, sync)
@@ -172,7 +182,7 @@ class Painter(nn.Module):
 # %% ../nbs/53_train.ipynb #4aefcaec
 def painter_of(portrait: Portrait, config: TrainConfig) -> Painter:
     """What a step calls to see what the portrait shows."""
-    portrait.generator.superresolution.requires_grad_(config.warm.sharpen)
+    portrait.generator.superresolution.requires_grad_(config.warm.sharpen > 0)
     return Painter(portrait, config.half and portrait.planes.device.type == "cuda")
 
 # %% ../nbs/53_train.ipynb #c6c4c11e
@@ -531,11 +541,11 @@ def learn(
 # %% ../nbs/53_train.ipynb #6d5b3165
 def portrait_run(portrait: Portrait, config: TrainConfig, folder: Path, seed: int) -> Run:
     """The training of a portrait, as far as it is in a folder."""
-    learning = {n: p for n, p in portrait.named_parameters() if p.requires_grad}
-    encoders = [learning.pop(f"tokens.{n}") for n, _ in portrait.tokens.named_parameters()]
-    groups = [{"params": [*learning.values()]},
-              {"params": encoders, "share": config.warm.token_rate}]  # fmt: skip
-    optimiser = torch.optim.Adam(groups)
+    warm, enlarger = config.warm, portrait.generator.superresolution
+    parts = [(portrait.predictor, 1.0), (portrait.tokens, warm.token_rate)]
+    parts.append((enlarger, warm.sharpen))
+    learning = [([p for p in part.parameters() if p.requires_grad], share) for part, share in parts]
+    optimiser = torch.optim.Adam([{"params": p, "share": share} for p, share in learning if p])
     recipe = digest([seed, replace(config, steps=0, save_seconds=0.0)])  # these two may change
     run = Run(folder, "portrait", portrait, optimiser, recipe, portrait.config.conventions)
     resume_run(run)
