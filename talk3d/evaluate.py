@@ -162,7 +162,7 @@ def _splits(folds: int | None) -> tuple[list[Split], str]:
     told = f"{folds} contiguous folds, centred and pooled"
     return [Split(number, folds) for number in range(folds)], told
 
-
+# %% ../nbs/63_evaluate.ipynb #7301ca49
 def _held_out(
     folder: Path, splits: list[Split], values: Float[np.ndarray, " t"]
 ) -> Float[np.ndarray, " n"]:
