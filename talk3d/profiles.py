@@ -59,6 +59,7 @@ SMOKE = Profile(
             mouth=0.0, mouth_l1=15.0,  # the square pulls weakly where a mouth is a little off
             lpips=0.0, mouth_lpips=0.0, identity=0.0, sync=0.0,  # nobody judges them here
         ),
+        warm=WarmStart(LessonConfig(600), token_rate=0.1),
     ),
 )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Every line of `demo` with the networks of the mini bundle, in a minute: few frames, few steps."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from talk3d.dataset import talking_frames
+from talk3d.evaluate import evaluate_stage, known_opening
 from talk3d.inversion import TuneConfig
 from talk3d.metrics.image import psnr
 from talk3d.networks import load_prior
@@ -22,15 +24,17 @@ from talk3d.pipeline import (
 )
 from talk3d.preprocess import load_track
 from talk3d.profiles import DEMO
+from talk3d.quality import quality
 from talk3d.render import load_portrait
 from talk3d.synthetic import TalkConfig
+from talk3d.warm_start import PARTS, LessonConfig
 from talk3d.world import STREAMS, identity_vector, world_identity
 
-STEPS = 4
+STEPS, RAYS = 6, 2
 BRIEF = replace(
     DEMO,
     talks=None,
-    talk=TalkConfig(frames=60, resolution=160, supersample=1),
+    talk=TalkConfig(frames=100, resolution=160, supersample=1),
     tracking=replace(
         DEMO.tracking,
         stills=2,
@@ -39,7 +43,12 @@ BRIEF = replace(
         tuning=TuneConfig(steps=10, points=1000),
     ),
     train=replace(
-        DEMO.train, steps=STEPS, weights=replace(DEMO.train.weights, sync_from=STEPS - 1)
+        DEMO.train,
+        steps=STEPS,
+        weights=replace(DEMO.train.weights, sync_from=STEPS - 1),
+        warm=replace(
+            DEMO.train.warm, lesson=LessonConfig(20), rays=replace(DEMO.train.warm.rays, steps=RAYS)
+        ),
     ),
 )
 
@@ -72,10 +81,11 @@ def test_the_person_starts_from_the_prior_and_looks_like_the_frames(folder):
 
 def test_every_term_of_the_papers_loss_is_judged(folder):
     lines = (folder / "train" / "log.jsonl").read_text().splitlines()
-    assert len(lines) == STEPS
+    assert len(lines) == STEPS and all(PARTS[0] in line for line in lines[:RAYS])
+    lines = lines[RAYS:]  # the first steps see rays, which nobody can judge
     for name in ("lpips", "lpips_raw", "mouth_lpips", "identity", "l1", "mouth_l1"):
         assert all(f'"{name}"' in line for line in lines), name
-    assert ['"sync"' in line for line in lines] == [False] * (STEPS - 1) + [True]
+    assert ['"sync"' in line for line in lines] == [False] * (len(lines) - 1) + [True]
     assert load_portrait(folder / "train").portrait.config == DEMO.portrait
 
 
@@ -89,6 +99,26 @@ def test_other_mini_networks_make_another_portrait(folder, monkeypatch):
     )
     with pytest.raises(ZeroDivisionError):
         train_stage(folder, BRIEF)
+
+
+def test_all_questions_are_answered(folder):
+    """By the committed judges, on a portrait of six steps, whose answers mean nothing."""
+    evaluate_stage(folder, BRIEF, opening=known_opening(folder), control=False)
+    answers = quality(folder, most=12, turned=1)
+    assert [answer.name for answer in answers] == [
+        "PSNR",
+        "PSNR of the face",
+        "PSNR of the mouth",
+        "LSE-D of Sync-mini, share of the truth's",
+        "lips, own sound",
+        "lips, voice A",
+        "lips, voice B",
+        "PSNR from 30 degrees",
+    ]
+    values = {answer.name: answer.value for answer in answers}
+    assert all(math.isfinite(value) for value in values.values()), values
+    assert 10 < values["PSNR from 30 degrees"] < 30 and values["PSNR"] < 40
+    assert answers[-1].baseline < answers[0].baseline  # a mean frame does not turn
 
 
 def test_nobody_of_the_demo_is_in_a_training_set():
