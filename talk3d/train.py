@@ -206,9 +206,8 @@ def join_team(device: str = "cpu") -> Team:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return ALONE
     library = import_extra("accelerate", "train")
-    some = library.DistributedDataParallelKwargs(
-        find_unused_parameters=True
-    )  # rays enlarge nothing
+    # A step of rays leaves the super-resolution out.
+    some = library.DistributedDataParallelKwargs(find_unused_parameters=True)
     made = library.Accelerator(cpu=device == "cpu", kwargs_handlers=[some])
     return Team(made, made.num_processes, made.process_index)
 
