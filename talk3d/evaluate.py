@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, UInt8
 # %% ../nbs/63_evaluate.ipynb #4abb669b
 from .bundle import weights_sha256
 from .core import read_json, resolve_device, write_json
-from .faces import FaceTrack, cavity_area, cavity_threshold, mouth_box
+from .faces import FaceTrack, cavity_area, cavity_threshold, lip_gap, mouth_box
 from .fan import locate
 from .metrics.sync import block_bootstrap, correlation
 from .networks import load_mini
@@ -60,11 +60,10 @@ def mouth_curves(
     test, learned = split.test(track).numpy(), split.train(track).numpy()
     box = mouth_box(track.landmarks[learned])
     threshold = cavity_threshold(track.crops[learned], box)
-    gap = np.linalg.norm(track.landmarks[test, 62] - track.landmarks[test, 66], axis=1)
     return MouthCurves(
         cavity_area(rendered, box, threshold),
         cavity_area(track.crops[test], box, threshold),
-        gap.astype(np.float64),
+        lip_gap(track.landmarks[test]).astype(np.float64),
     )
 
 # %% ../nbs/63_evaluate.ipynb #5ea6c510

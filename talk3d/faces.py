@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'HULLS', 'eye_openness', 'eye_closing', 'landmark_token', 'hull_mask', 'face_mask', 'mouth_mask',
-           'pack_masks', 'frame_mask', 'mouth_box', 'cavity_threshold', 'cavity_area', 'FaceTrack']
+           'pack_masks', 'frame_mask', 'lip_gap', 'mouth_box', 'cavity_threshold', 'cavity_area', 'FaceTrack']
 
 # %% ../nbs/23_faces.ipynb #26b5c2e4
 from dataclasses import dataclass
@@ -92,6 +92,13 @@ def frame_mask(
     return np.unpackbits(bits[which], count=size * size).reshape(size, size).astype(bool)
 
 # %% ../nbs/23_faces.ipynb #97481eef
+def lip_gap(
+    landmarks: Float[np.ndarray, "t 68 2"],
+) -> Float[np.ndarray, " t"]:  # in the unit of the landmarks
+    """How far the middles of the inner lips lie apart."""
+    return np.linalg.norm(landmarks[:, 62] - landmarks[:, 66], axis=1)
+
+
 def mouth_box(
     landmarks: Float[np.ndarray, "t 68 2"],  # pixels of the crop, training part
 ) -> tuple[int, int, int, int]:  # x0, y0, x1, y1; the last two outside, as in a slice

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter1d
 
 from .core import InputError, atomic_path, progress, write_json
+from .faces import lip_gap
 from .finding import find_cuts, thumbnail
 from .landmarks import camera_angles, frontal_crops, smooth, transform
 from .media import FPS, RATE, clip_audio, iter_frames, read_metadata
@@ -171,7 +172,7 @@ def lip_lag(
     audio: Float32[np.ndarray, " n"],  # 640 samples a frame
 ) -> Lag:
     """The lag at which the opening of the lips follows the loudness best."""
-    gap = np.linalg.norm(landmarks[:, 62] - landmarks[:, 66], axis=1)
+    gap = lip_gap(landmarks)
     eyes = np.linalg.norm(landmarks[:, 36] - landmarks[:, 45], axis=1)
     rms = np.sqrt((audio.reshape(len(landmarks), -1) ** 2).mean(axis=1))
     lips, loud = (_quick(x) for x in (gap / eyes, np.log10(rms.clip(min=1e-3))))

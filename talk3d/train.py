@@ -557,7 +557,7 @@ def warm_up(portrait: Portrait, frames: TalkingFrames, config: TrainConfig, seed
     if frames.lips is None:
         raise InputError("a lesson needs landmarks of the lips; set LessonConfig.steps to 0")
     encoder, device, random = portrait.tokens, portrait.planes.device, step_generator(seed, -1)
-    hear = lambda index: frame_inputs(frames.drive, index, device)[0]  # noqa: E731
+    hear = lambda index: on_device(frames.drive.conditions(index), device)  # noqa: E731
     balance(encoder, hear(torch.linspace(0, last - 1, min(last, 200)).long()))
     teach_ear(encoder, lambda i: hear(i).audio, frames.lips[:last].to(device), lesson, random)
 

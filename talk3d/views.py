@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .camera import Camera, official_pitch, orbit_camera
 from .eg3d import Picture
-from .faces import FaceTrack, face_mask
+from .faces import FaceTrack, face_mask, lip_gap
 from .losses import shrink_mask
 from .metrics.image import rank_correlation
 from .puppet import PuppetFrame
@@ -43,8 +43,7 @@ def held_out_frame(track: FaceTrack, seed: int) -> int:
 
 def two_mouths(track: FaceTrack) -> list[int]:
     """The held-out frames with the widest and the narrowest gap between the inner lips."""
-    lips = track.landmarks[track.train :]
-    gap = np.linalg.norm(lips[:, 62] - lips[:, 66], axis=1)
+    gap = lip_gap(track.landmarks[track.train :])
     return [track.train + int(gap.argmax()), track.train + int(gap.argmin())]
 
 # %% ../nbs/65_views.ipynb #216121d6

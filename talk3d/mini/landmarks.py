@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['YAW', 'PITCH', 'ROLL', 'SIDE', 'SHOTS', 'PEOPLE', 'MIRRORED', 'FRAME', 'TARGET', 'LOOKS', 'FAN', 'STEPS', 'BATCH',
            'RATE', 'random_motion', 'shoot', 'render_pool', 'random_look', 'spoil', 'Looks', 'new_fan', 'heat_map_loss',
-           'face_heights', 'point_errors', 'held_out', 'talk_frames', 'mouth_openings', 'tremble', 'score_landmarks',
-           'train_landmarks']
+           'face_heights', 'point_errors', 'held_out', 'talk_frames', 'tremble', 'score_landmarks', 'train_landmarks']
 
 # %% ../../nbs/88_mini.landmarks.ipynb #304b31da
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from torch.utils.data import Dataset
 
 # %% ../../nbs/88_mini.landmarks.ipynb #587d9329
 from ..camera import project
+from ..faces import lip_gap
 from ..fan import Fan, FanConfig, close_windows, draw_heat_maps, locate
 from ..media import to_uint8
 from talk3d.mini.recipe import (
@@ -259,11 +259,6 @@ def talk_frames(
     return to_uint8(puppet.render(motion, camera, FRAME).rgb), points
 
 
-def mouth_openings(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
-    """The distance between the middles of the inner lips."""
-    return np.linalg.norm(points[:, 62] - points[:, 66], axis=1)
-
-
 def tremble(
     found: Float[np.ndarray, "t 68 2"], truth: Float[np.ndarray, "t 68 2"]
 ) -> float:  # percent of the face height
@@ -304,8 +299,8 @@ def score_landmarks(
 def _score_talk(network: nn.Module, frames: int) -> list[Score]:
     pictures, truth = talk_frames(frames)
     found = locate(network, pictures, looks=LOOKS)[0].astype(np.float64)
-    opening = mouth_openings(found)
-    follows = np.corrcoef(opening, mouth_openings(truth))[0, 1] if opening.std() > 0 else 0.0
+    opening = lip_gap(found)
+    follows = np.corrcoef(opening, lip_gap(truth))[0, 1] if opening.std() > 0 else 0.0
     error, shaking = point_errors(found, truth).mean(), tremble(found, truth)
     talk = f"a talk of {frames} frames"
     return [
