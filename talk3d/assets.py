@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OFFICIAL', 'State', 'Asset', 'assets_folder', 'torch_folder', 'asset_place', 'Finding', 'format_findings',
-           'asset_finding', 'asset_path', 'environment_findings', 'package_findings', 'profile_findings',
-           'mini_finding', 'doctor']
+           'asset_finding', 'asset_path', 'asset_sha256', 'environment_findings', 'package_findings',
+           'profile_findings', 'mini_finding', 'doctor']
 
 # %% ../nbs/05_assets.ipynb #2aeda4fe
 import importlib.metadata
@@ -19,7 +19,7 @@ from typing import Literal
 
 import talk3d.core
 from .bundle import MINI, bundle_folder, mini_path, read_manifest
-from .core import InputError, MissingAsset, import_torchvision
+from .core import InputError, MissingAsset, file_sha256, import_torchvision
 from .provenance import git_state
 
 # %% ../nbs/05_assets.ipynb #ed1cf720
@@ -254,6 +254,13 @@ def asset_path(
             f"licence: {asset.licence}; get it from {asset.note}"
         )
     return asset_place(asset)
+
+# %% ../nbs/05_assets.ipynb #7dd18ad0
+def asset_sha256(name: str) -> str:
+    """Digest of an official file, or of the files that make up a folder. Raises as `asset_path`."""
+    place = asset_path(name)
+    asset = next(asset for asset in OFFICIAL if asset.name == name)
+    return "".join(file_sha256(path) for path in _files(asset, place))
 
 # %% ../nbs/05_assets.ipynb #5bce54f0
 def _look(what: str, look: Callable[[], str]) -> Finding:

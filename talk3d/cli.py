@@ -42,6 +42,7 @@ Video = Annotated[Path, typer.Argument(help="a talking head at 25 fps, with soun
 Resample = Annotated[bool, typer.Option("--resample", help="take other frame rates")]
 Angle = Annotated[float | None, typer.Option(help="degrees; none: the camera's")]
 _TOKEN_WORDS = "eye, angle or landmark: NAME (its mean), NAME@FRAME or NAME=FILE"
+_RESTORER_WORDS = "then tune a restorer: mini, official, or a converted GFPGAN"
 _EXTRA_WORDS = "depth, triplane, deltaplane or attention, into --extras"
 
 # %% ../nbs/99_cli.ipynb #0413918a
@@ -219,13 +220,26 @@ def personalize(
 # %% ../nbs/99_cli.ipynb #ad797fe9
 @app.command()
 def train(
-    folder: Folder, profile: ProfileName = "smoke", seed: Seed = 0, device: Device = "auto"
+    folder: Folder,
+    restorer: Annotated[str | None, typer.Option(help=_RESTORER_WORDS)] = None,
+    profile: ProfileName = "smoke",
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
-    """Teach the portrait to talk. Stop it with Ctrl-C; the same command resumes."""
-    from talk3d.pipeline import train_stage
-    from talk3d.profiles import profile_named
+    """Teach the portrait to talk. Stop it with Ctrl-C; the same command resumes.
 
-    say(train_stage(folder, profile_named(profile), seed, device), f"{folder}/train")
+    Several processes share the work: accelerate launch -m talk3d.cli train DIR.
+    """
+    from talk3d.pipeline import restorer_stage, train_stage
+    from talk3d.profiles import profile_named
+    from talk3d.train import join_team
+
+    chosen, team = profile_named(profile), join_team(device)
+    done = train_stage(folder, chosen, seed, device, team=team)
+    if team.rank == 0:
+        say(done, f"{folder}/train")
+        if restorer is not None:  # by the first process alone
+            say(restorer_stage(folder, chosen, restorer, seed, device), f"{folder}/restorer")
 
 # %% ../nbs/99_cli.ipynb #30d62727
 @app.command()
@@ -241,7 +255,7 @@ def render(
     extras: Annotated[Path | None, typer.Option(help="a new folder for depth and more")] = None,
     extra: Annotated[list[str] | None, typer.Option(help=_EXTRA_WORDS)] = None,
     paste_back: Annotated[Path | None, typer.Option(help="the video preprocessed")] = None,
-    restorer: Annotated[str | None, typer.Option(help="mini, or a converted GFPGAN")] = None,
+    restorer: Annotated[str | None, typer.Option(help="own, mini, official or a file")] = None,
     device: Device = "auto",
 ) -> None:
     """Render the portrait to a video with sound, marked as synthetic."""
@@ -275,7 +289,7 @@ def evaluate(
     say(done, f"{folder}/evaluate")
     print(format_lips(folder / "evaluate" / "scores.json"), format_cards(folder / "evaluate"),
           sep="\n\n")  # fmt: skip
-    if chosen.mini and opening is not None and folds is None:
+    if chosen.networks == "mini" and opening is not None and folds is None:
         from talk3d.quality import answers_table, load_answers, quality_stage
 
         say(quality_stage(folder), f"{folder}/quality")

@@ -25,7 +25,7 @@ from .fan import locate
 from .metrics.sync import block_bootstrap, correlation
 from .networks import load_mini
 from .perceptual import lpips_with
-from .pipeline import MINI_JUDGES, Split, mini_digests, personalize_stage, train_stage
+from .pipeline import LOSS_ROLES, Split, network_digests, personalize_stage, train_stage
 from .preprocess import load_track
 from .profiles import Profile
 from .provenance import provenance, run_stage, stage_key, upstream
@@ -189,7 +189,7 @@ def judge_digests(
     embedded: bool,  # whether it is a talk of the embedded world
 ) -> dict[str, str]:
     """What scores depend on in the mini bundle: who made the portrait, and who judges it."""
-    makers = mini_digests(profile, ("prior", *MINI_JUDGES, "audio"))
+    makers = network_digests(profile, ("prior", *LOSS_ROLES, "audio"))
     judges = {f"judge {name}": weights_sha256(name) for name in JUDGES if embedded}
     return {f"maker {name}": sha256 for name, sha256 in makers.items()} | judges
 

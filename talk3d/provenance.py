@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['imported_modules', 'module_closure', 'source_digest', 'code_digest', 'stage_key', 'folder_key', 'upstream',
-           'run_stage', 'peak_memory_mb', 'git_state', 'provenance']
+           'partial_folder', 'run_stage', 'peak_memory_mb', 'git_state', 'provenance']
 
 # %% ../nbs/02_provenance.ipynb #37b0d219
 import ast
@@ -153,6 +153,12 @@ def _work_in(partial: Path, folder: Path, key: dict[str, Any], work: Callable) -
     return True
 
 # %% ../nbs/02_provenance.ipynb #258d9f80
+def partial_folder(folder: str | Path) -> Path:
+    """Where a stage's files lie while it runs."""
+    folder = Path(folder)
+    return folder.with_name(f".{folder.name}.partial")
+
+# %% ../nbs/02_provenance.ipynb #d24da1eb
 def run_stage(
     folder: str | Path,  # where the result lies when it is finished
     key: dict[str, Any],  # from `stage_key`
@@ -162,8 +168,7 @@ def run_stage(
 
     Raises `InputError` where the folder cannot be written; a failing stage leaves the old result.
     """
-    folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
+    folder, partial = Path(folder), partial_folder(folder)
     absent = [parent for parent in folder.parents if not parent.exists()]  # the nearest first
     try:
         if folder_key(folder) == key:

@@ -20,7 +20,7 @@ from typing import Any
 
 from .core import InputError, MissingAsset, digest, file_sha256, write_json
 from .evaluate import judge_digests
-from .pipeline import MINI_JUDGES, mini_digests
+from .pipeline import LOSS_ROLES, network_digests
 from .profiles import Profile, profile_named
 from .provenance import code_digest, imported_modules, source_digest
 
@@ -138,9 +138,9 @@ def stage_keys(run: Run, profile: Profile) -> dict[str, Any]:
     if run.clip:
         outside = {"clip": file_sha256(run.clip), "landmarks": file_sha256(str(run.landmarks))}
     common = [run.seed, run.device]
-    fitted = mini_digests(profile, ["prior", "perceptual"])
+    fitted = network_digests(profile, ["prior", "perceptual"])
     person = [profile.portrait, profile.personalize, profile.tracking, fitted]
-    judged = mini_digests(profile, [*MINI_JUDGES, "audio"])
+    judged = network_digests(profile, [*LOSS_ROLES, "audio"])
     learnt = [profile.portrait, profile.train, profile.hears, judged]
     judges = judge_digests(profile, not run.clip)
     return {

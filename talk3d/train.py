@@ -40,7 +40,9 @@ from talk3d.checkpoint import (
     refuse_misfits,
     save_checkpoint,
 )
-from .core import InputError, atomic_path, digest, import_extra, progress
+from .core import InputError, atomic_path, digest, import_extra, progress, resolve_device
+
+# %% ../nbs/53_train.ipynb #49fd2719
 from talk3d.dataset import (
     Batch,
     Sampling,
@@ -51,8 +53,6 @@ from talk3d.dataset import (
     window_batch,
     window_starts,
 )
-
-# %% ../nbs/53_train.ipynb #49fd2719
 from .eg3d import Picture, enlarge
 from .inversion import Identity
 from .losses import NO_NETWORKS, LossNetworks, LossWeights, portrait_loss, require_networks
@@ -194,7 +194,19 @@ class Team:
     size: int = 1  # processes
     rank: int = 0  # of this one; 0 keeps the log, the states and the score
 
+    def meet(self) -> None:
+        """Wait until every process has come here."""
+        if self.size > 1:
+            self.accelerator.wait_for_everyone()
 
+    def device(self, word: str) -> str:
+        """Where this process computes: its own GPU, or what the word means."""
+        if self.size == 1:
+            return resolve_device(word)
+        own = self.accelerator.device
+        return str(own) if own.type == "cuda" else own.type
+
+# %% ../nbs/53_train.ipynb #b5e311fc
 ALONE = Team()
 
 

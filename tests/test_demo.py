@@ -14,9 +14,9 @@ from talk3d.metrics.image import psnr
 from talk3d.networks import load_prior
 from talk3d.person import PuppetIdentity
 from talk3d.pipeline import (
-    MINI_JUDGES,
+    LOSS_ROLES,
     load_identity,
-    mini_digests,
+    network_digests,
     personalize_stage,
     preprocess_stage,
     train_stage,
@@ -91,9 +91,9 @@ def test_every_term_of_the_papers_loss_is_judged(folder):
 
 def test_other_mini_networks_make_another_portrait(folder, monkeypatch):
     assert train_stage(folder, BRIEF) is False  # nothing changed
-    digests = mini_digests(BRIEF, MINI_JUDGES)
-    assert sorted(digests) == sorted(MINI_JUDGES)
-    monkeypatch.setattr("talk3d.pipeline.mini_digests", lambda *_: digests | {"embedder": "new"})
+    digests = network_digests(BRIEF, LOSS_ROLES)
+    assert sorted(digests) == sorted(LOSS_ROLES)
+    monkeypatch.setattr("talk3d.pipeline.network_digests", lambda *_: digests | {"embedder": "new"})
     monkeypatch.setattr(
         "talk3d.pipeline.train", lambda *_: (_ for _ in ()).throw(ZeroDivisionError)
     )

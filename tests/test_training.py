@@ -98,26 +98,32 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def run_team(size: int, folder: Path, out: Path, rays: bool) -> dict[str, Tensor]:
-    """What `one_step` leaves when a launcher starts so many processes."""
-    code = "import sys; from pathlib import Path; from test_training import one_step"
-    code += "; one_step(*map(Path, sys.argv[1:3]), sys.argv[3] == 'True')"
+def launched(size: int, call: str, *arguments: object) -> list[str]:
+    """Call a function of this file in so many processes, as a launcher does; what each prints."""
+    code = f"import sys; from pathlib import Path; from test_training import *; {call}"
     known = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     known |= {"ACCELERATE_USE_CPU": "true"}
     team = [
         subprocess.Popen(
-            [sys.executable, "-c", code, folder, out, str(rays)],
-            cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment(1) | known | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(size)
     ]  # fmt: skip
     try:
-        told = [process.communicate(timeout=120)[1] for process in team]
+        told = [process.communicate(timeout=120) for process in team]
     finally:
         for process in team:
             process.kill()
-    assert [process.returncode for process in team] == [0] * size, "\n".join(told)
+    assert [process.returncode for process in team] == [0] * size, "\n".join(e for _, e in told)
+    return [printed for printed, _ in told]
+
+
+def run_team(size: int, folder: Path, out: Path, rays: bool) -> dict[str, Tensor]:
+    """What `one_step` leaves when a launcher starts so many processes."""
+    call = "one_step(*map(Path, sys.argv[1:3]), sys.argv[3] == 'True')"
+    launched(size, call, folder, out, rays)
     return load_file(out)
 
 
@@ -138,6 +144,27 @@ def test_two_processes_take_the_step_of_one(tiny_talk, tmp_path, rays, wanted):
     for name, value in alone.items():
         scale = value.abs().clamp(min=1.0) if "term" in name else largest
         assert ((pair[name] - value).abs() / scale).max() <= 1e-6, name
+
+
+def stage_in_team(folder: Path) -> None:
+    """The training stage, as `accelerate launch -m talk3d.cli train` runs it."""
+    brief = replace(TINY, train=replace(TINY.train, steps=6, validate_steps=3))
+    print(train_stage(folder, brief, team=join_team()))
+
+
+def test_two_processes_share_a_stage(tiny_talk, tmp_path):
+    """One folder, one log, one portrait; what is done is not done again by either."""
+    pytest.importorskip("accelerate", reason="several processes need talk3d[train]")
+    folder = tmp_path / "talk"
+    shutil.copytree(tiny_talk, folder)
+    call = "stage_in_team(Path(sys.argv[1]))"
+    assert launched(2, call, folder) == ["True\n", "True\n"]
+    lines = (folder / "train" / "log.jsonl").read_text().splitlines()
+    assert len(lines) == 6 and (folder / "train" / "portrait.safetensors").is_file()
+    before = (folder / "train" / "portrait.safetensors").stat().st_mtime_ns
+    assert launched(2, call, folder) == ["False\n", "False\n"]
+    assert (folder / "train" / "portrait.safetensors").stat().st_mtime_ns == before
+    assert not [*folder.glob(".*partial")]
 
 
 def test_one_process_needs_no_accelerate(tmp_path):
