@@ -106,7 +106,7 @@ def _growing(path: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
 _Row = tuple[np.ndarray, np.ndarray | None]  # a crop, and its masks where they are kept
 
 
-def _write_track(folder: Path, track: dict[str, Any], pictures: Iterable[_Row]) -> None:
+def write_track(folder: Path, track: dict[str, Any], pictures: Iterable[_Row]) -> None:
     """Write all of a track but its `crops` and `bits`, which come row by row."""
     frames, size = len(track["yaw"]), track["size"]
     kept = track["masks"] != HULLS
@@ -134,7 +134,7 @@ def save_track(track: FaceTrack, folder: str | Path) -> None:
     """
     bits = [None] * len(track) if track.bits is None else track.bits
     facts = vars(track) | {"size": track.crops.shape[1]}
-    _write_track(Path(folder), facts, zip(track.crops, bits, strict=True))
+    write_track(Path(folder), facts, zip(track.crops, bits, strict=True))
 
 # %% ../nbs/50_preprocess.ipynb #f26818b0
 def _check_rows(rows: dict[str, np.ndarray], frames: int, size: int, folder: Path) -> None:
@@ -334,5 +334,5 @@ def preprocess(
     facts |= {"audio": audio, "size": config.size, "masks": masks.name if masks else HULLS}
     frames = progress(iter_frames(video, resample), "cropping", total=count)
     crops = iter_crops(frames, matrices, config.size)
-    _write_track(Path(folder), facts, ((c, masks.look(c) if masks else None) for c in crops))
+    write_track(Path(folder), facts, ((c, masks.look(c) if masks else None) for c in crops))
     return load_track(folder)
