@@ -124,19 +124,30 @@ def _mini_training(name: str) -> Callable[..., Any]:
 # %% ../nbs/99_cli.ipynb #f8867da8
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="official weights: .pkl, .pth, .pt, .model")],
-    out: Annotated[Path, typer.Argument(help="the .safetensors file to write, with its .json")],
+    file: Annotated[Path, typer.Argument(help="official weights, or a folder Talk3D prepared")],
+    out: Annotated[Path, typer.Argument(help="a .safetensors file, or DIR for a folder")],
     part: Annotated[
         str, typer.Option(help="of a StyleGAN or EG3D pickle: G_ema, G or D")
     ] = "G_ema",
     plane_axes: Annotated[
         str | None, typer.Option(help="fixed or original; none: the file's")
     ] = None,
+    landmarks: Annotated[
+        str, typer.Option(help="of a folder's crops: .npz, face-alignment or mini")
+    ] = "face-alignment",
+    portrait: Annotated[Path | None, typer.Option(help="a checkpoint for the folder")] = None,
+    device: Device = "auto",
 ) -> None:
-    """Official weights to safetensors, without running anything in them."""
+    """Official weights, or all of a prepared folder, without running anything in them."""
     from talk3d.convert import convert_file
 
-    print(convert_file(file, out, part, plane_axes))
+    if not file.is_dir():
+        print(convert_file(file, out, part, plane_axes))
+        return
+    from talk3d.prepared import prepared_stages
+
+    prepared_stages(file, out, landmarks, portrait, device)
+    print(f"{out}: converted")
 
 # %% ../nbs/99_cli.ipynb #a43d4bbd
 @app.command()
