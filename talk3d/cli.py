@@ -43,6 +43,8 @@ Resample = Annotated[bool, typer.Option("--resample", help="take other frame rat
 Angle = Annotated[float | None, typer.Option(help="degrees; none: the camera's")]
 _TOKEN_WORDS = "eye, angle or landmark: NAME (its mean), NAME@FRAME or NAME=FILE"
 _RESTORER_WORDS = "then tune a restorer: mini, official, or a converted GFPGAN"
+_AXES_WORDS = "fixed or original; none: the file's"
+_CROPS_WORDS = "of a folder's crops: .npz, face-alignment or mini"
 _EXTRA_WORDS = "depth, triplane, deltaplane or attention, into --extras"
 
 # %% ../nbs/99_cli.ipynb #0413918a
@@ -126,15 +128,9 @@ def _mini_training(name: str) -> Callable[..., Any]:
 def convert(
     file: Annotated[Path, typer.Argument(help="official weights, or a folder Talk3D prepared")],
     out: Annotated[Path, typer.Argument(help="a .safetensors file, or DIR for a folder")],
-    part: Annotated[
-        str, typer.Option(help="of a StyleGAN or EG3D pickle: G_ema, G or D")
-    ] = "G_ema",
-    plane_axes: Annotated[
-        str | None, typer.Option(help="fixed or original; none: the file's")
-    ] = None,
-    landmarks: Annotated[
-        str, typer.Option(help="of a folder's crops: .npz, face-alignment or mini")
-    ] = "face-alignment",
+    part: Annotated[str, typer.Option(help="of a pickle: G_ema, G or D")] = "G_ema",
+    plane_axes: Annotated[str | None, typer.Option(help=_AXES_WORDS)] = None,
+    landmarks: Annotated[str, typer.Option(help=_CROPS_WORDS)] = "face-alignment",
     portrait: Annotated[Path | None, typer.Option(help="a checkpoint for the folder")] = None,
     device: Device = "auto",
 ) -> None:
@@ -198,7 +194,7 @@ def preprocess(
     landmarks: Annotated[str, typer.Option(help="an .npz with landmarks68; face-alignment; mini")],
     face: Annotated[int | None, typer.Option(help="which, from the left; none: largest")] = None,
     actions: Annotated[Path | None, typer.Option(help="csv of OpenFace, for the eyes")] = None,
-    parser: Annotated[Path | None, typer.Option(help="BiSeNet weights, for masks")] = None,
+    parser: Annotated[str | None, typer.Option(help="masks: BiSeNet weights, or truth")] = None,
     resample: Resample = False,
     profile: ProfileName = "smoke",
     device: Device = "auto",

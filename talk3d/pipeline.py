@@ -40,7 +40,7 @@ from talk3d.networks import (
     supplied,
     supply_digest,
 )
-from .preprocess import load_track, parser_masks, preprocess
+from .preprocess import load_track, parser_masks, preprocess, truth_masks
 from .profiles import Profile
 from .provenance import folder_key, partial_folder, run_stage, stage_key, upstream
 from talk3d.render import (
@@ -55,7 +55,7 @@ from talk3d.render import (
 )
 from .restorer import Restorer
 from .second_stage import train_restorer
-from .synthetic import make_talk
+from .synthetic import load_truth, make_talk
 from .tracking import aimed, load_cameras, person_from_video, save_cameras
 from .train import ALONE, Team, new_portrait, train
 from .world import Talks
@@ -68,17 +68,19 @@ def preprocess_stage(
     profile: Profile,
     resample: bool = False,  # take a video that is not 25 fps
     actions: str | Path | None = None,  # csv of OpenFace; None: eyes from the lids
-    parser: str | Path | None = None,  # weights of a face parser; None: masks are landmark hulls
+    parser: str | Path | None = None,  # weights of a face parser, or truth; None: landmark hulls
     device: str = "auto",  # of the parser
 ) -> bool:  # whether there was anything to do
     """Video and landmarks to DIR/preprocess. Raises `InputError` for bad input."""
-    given = {"video": video, "landmarks": landmarks, "actions": actions, "parser": parser}
+    world, true = Path(folder) / "world", parser == "truth"
+    given = {"video": video, "landmarks": landmarks, "actions": actions}
+    given["parser"] = world / "truth.json" if true else parser
     inputs = {name: file_sha256(path) for name, path in given.items() if path is not None}
     key = stage_key("preprocess", [profile.preprocess, resample], inputs)
 
     def work(into: Path) -> None:
-        masks = None
-        if parser is not None:
+        masks = truth_masks(load_truth(world)) if true else None
+        if parser is not None and not true:
             network = load_network("bisenet", parser).to(resolve_device(device))
             masks = parser_masks(network)  # type: ignore[arg-type]
         preprocess(video, landmarks, into, profile.preprocess, resample, actions, masks)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_landmarks', 'save_track', 'load_track', 'PreprocessConfig', 'track_from_frames', 'read_action_units',
-           'MaskSource', 'parser_masks', 'preprocess']
+           'MaskSource', 'parser_masks', 'truth_masks', 'preprocess']
 
 # %% ../nbs/50_preprocess.ipynb #d0bf1465
 import csv
@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+# %% ../nbs/50_preprocess.ipynb #588e071b
+from .camera import Camera
 from .core import InputError, atomic_path, progress, read_json, write_json
 from .faces import HULLS, FaceTrack, eye_closing, eye_openness, landmark_token, pack_masks
 from talk3d.landmarks import (
@@ -32,6 +35,7 @@ from talk3d.landmarks import (
 )
 from .media import FPS, RATE, clip_audio, from_uint8, iter_frames, read_audio, write_audio
 from .parsing import FaceParser, parse, region_mask
+from .synthetic import Truth, truth_view
 
 # %% ../nbs/50_preprocess.ipynb #5e3716d8
 def _load_landmarks(path: str | Path) -> np.ndarray:
@@ -284,7 +288,9 @@ class MaskSource:
     """Who draws the masks of a track, frame by frame."""
 
     name: str  # what the track will say
-    look: Callable[[UInt8[np.ndarray, "s s 3"]], UInt8[np.ndarray, "2 k"]]  # crop -> `pack_masks`
+    look: Callable[  # number of the frame, its crop, frame to crop -> `pack_masks`
+        [int, UInt8[np.ndarray, "s s 3"], Float[np.ndarray, "2 3"]], UInt8[np.ndarray, "2 k"]
+    ]
 
 
 def parser_masks(
@@ -292,12 +298,27 @@ def parser_masks(
 ) -> MaskSource:
     """Masks of a face parser."""
 
-    def look(crop: UInt8[np.ndarray, "s s 3"]) -> UInt8[np.ndarray, "2 k"]:
+    def look(number: int, crop: np.ndarray, matrix: np.ndarray) -> UInt8[np.ndarray, "2 k"]:
         device = next(parser.parameters()).device
         labels = parse(parser, from_uint8(crop[None]).to(device))[0]
         return pack_masks(region_mask(labels, "face"), region_mask(labels, "mouth"))
 
     return MaskSource("BiSeNet", look)
+
+# %% ../nbs/50_preprocess.ipynb #f2f7a0a1
+def truth_masks(truth: Truth) -> MaskSource:
+    """Masks of an embedded talk, from the puppet itself."""
+
+    def look(number: int, crop: np.ndarray, matrix: np.ndarray) -> UInt8[np.ndarray, "2 k"]:
+        here = slice(number, number + 1)
+        camera = Camera(truth.camera.cam2world[here], truth.camera.intrinsics[here])
+        seen, size = truth_view(truth, number, camera, truth.config.resolution, 1), crop.shape[:2]
+        parts = (seen.mask(part)[0].numpy().astype(np.uint8) for part in ("face", "mouth"))
+        # Nearest: a pixel is of one part or of another.
+        both = [cv2.warpAffine(x, matrix, size, flags=cv2.INTER_NEAREST) for x in parts]
+        return pack_masks(both[0] > 0, both[1] > 0)
+
+    return MaskSource("puppet", look)
 
 # %% ../nbs/50_preprocess.ipynb #44332b02
 SILENT = 1e-3  # 60 dB below the loudest sound a file can hold
@@ -309,6 +330,14 @@ def _heard(video: str | Path, frames: int) -> np.ndarray:
     if np.sqrt(np.mean(audio**2)) < SILENT:
         warnings.warn(f"{video} is silent; lips cannot be learnt from it", stacklevel=3)
     return audio
+
+
+def _extent(video: str | Path, resample: bool) -> tuple[int, tuple[int, int]]:
+    """Frames of a video that is sound to its end, and their width and height."""
+    count, shape = 0, (0, 0, 0)
+    for frame in progress(iter_frames(video, resample), "checking", total=0):
+        count, shape = count + 1, frame.shape
+    return count, (shape[1], shape[0])
 
 # %% ../nbs/50_preprocess.ipynb #4ae3da1d
 def preprocess(
@@ -324,15 +353,14 @@ def preprocess(
 
     Raises `InputError` for every kind of bad input, before anything is written.
     """
-    count, height, width = 0, 0, 0
-    for frame in progress(iter_frames(video, resample), "checking", total=0):
-        count, (height, width, _) = count + 1, frame.shape
-    points = read_landmarks(landmarks, count, (width, height))
+    count, size = _extent(video, resample)
+    points = read_landmarks(landmarks, count, size)
     closing = None if actions is None else read_action_units(actions, count)
-    audio = _heard(video, count)
-    matrices, facts = _measure(points, (width, height), config, closing)
-    facts |= {"audio": audio, "size": config.size, "masks": masks.name if masks else HULLS}
+    matrices, facts = _measure(points, size, config, closing)
+    facts |= {"audio": _heard(video, count), "size": config.size}
+    facts["masks"] = masks.name if masks else HULLS
     frames = progress(iter_frames(video, resample), "cropping", total=count)
     crops = iter_crops(frames, matrices, config.size)
-    write_track(Path(folder), facts, ((c, masks.look(c) if masks else None) for c in crops))
+    looked = ((c, masks.look(i, c, matrices[i]) if masks else None) for i, c in enumerate(crops))
+    write_track(Path(folder), facts, looked)
     return load_track(folder)
