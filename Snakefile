@@ -74,7 +74,7 @@ for target, entry in config["targets"].items():
 
     rule:
         name: target
-        input: key(target), done(entry["needs"])
+        input: key(target), [done(stage) for stage in entry["needs"]]
         output: str(OUT / f"{target}.json")
         params:
             notebook=entry["notebook"],

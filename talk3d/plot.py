@@ -94,27 +94,50 @@ def stamp(figure: Figure, text: str) -> None:
     """Write what data and weights made the picture along its lower edge."""
     figure.text(0.995, 0.002, text, ha="right", va="bottom", fontsize=5, color="0.35")
 
+# %% ../nbs/03_plot.ipynb #6bbab527
+def _save_pictures(figure: Figure, stem: Path) -> list[Path]:
+    """The figure as PNG and PDF, equal figures as equal files."""
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
+    for path in paths:
+        # a creation date would make equal figures unequal files
+        clean = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+        with atomic_path(path) as partial:
+            figure.savefig(partial, metadata=clean)
+    return paths
+
+
+def markdown_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],  # floats are shown to three digits
+) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    shown = lambda x: f"{x:.3f}" if isinstance(x, float) else "" if x is None else str(x)  # noqa: E731
+    cells = [[" ".join(shown(x).split()).replace("|", "\\|") for x in row] for row in rows]
+    lines = [list(header), [":--"] + ["--:"] * (len(header) - 1), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
 # %% ../nbs/03_plot.ipynb #8a0fa969
 def save_figure(
-    figure: Figure,
+    figure: Figure | None,  # None: the target is a table
     folder: str | Path,  # figures/<profile>
     result: dict[str, Any],  # target, title, profile, seed, values, claims, provenance
     data: dict[str, Any],  # plotted arrays by name
+    table: str = "",  # Markdown, where the target is or has a table
 ) -> list[Path]:  # the files written
-    """Save a figure with its numbers and its record.
+    """Save a target: its picture, its table, its numbers and its record, the record last.
 
     Raises `ValueError` when the record lacks a field of the contract.
     """
     needed = {"target", "title", "profile", "seed", "values", "claims", "provenance"}
     if missing := needed - set(result):
         raise ValueError(f"the result lacks {', '.join(sorted(missing))}")
-    folder, target = Path(folder), result["target"]
-    paths = [folder / f"{target}.{kind}" for kind in ("png", "pdf", "data.json", "json")]
-    for path in paths[:2]:
-        # a creation date would make equal figures unequal files
-        clean = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-        with atomic_path(path) as partial:
-            figure.savefig(partial, metadata=clean)
-    write_json(paths[2], data)
-    write_json(paths[3], result)
+    stem = Path(folder) / result["target"]
+    paths = [] if figure is None else _save_pictures(figure, stem)
+    if table:
+        paths.append(stem.with_suffix(".md"))
+        with atomic_path(paths[-1]) as partial:
+            partial.write_text(table + "\n", encoding="utf-8")
+    paths += [stem.with_suffix(".data.json"), stem.with_suffix(".json")]
+    write_json(paths[-2], data)
+    write_json(paths[-1], result)
     return paths

@@ -38,7 +38,11 @@ def project_root(start: str | Path = ".") -> Path:
 # %% ../nbs/81_reproduce.ipynb #b6558066
 PRINTED = ("figA1", "figC2", "tabC1", "tabD2", "figF3", "figF4", "tabF3", "tabF4", "tabF5",
            "figG5", "secB", "secH", "audit")  # fmt: skip
-NEEDS = {"figA1": "preprocess"}  # the stage a target reads; "train" unless it says otherwise
+NEEDS = {  # the stages a target reads; train unless it says otherwise
+    "figA1": ("preprocess",),
+    "tabD2": (),
+    "audit": (),
+}
 
 
 def available_targets(root: Path) -> dict[str, Path]:
@@ -154,6 +158,10 @@ def stage_keys(run: Run, profile: Profile) -> dict[str, Any]:
         "evaluate": [profile, common, judges, code_digest("evaluate")],
     }
 
+# %% ../nbs/81_reproduce.ipynb #37dfbd85
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path else None
+
 # %% ../nbs/81_reproduce.ipynb #c91d021f
 def run_folders(run: Run, root: Path) -> tuple[Path, Path]:
     """Where stages and figures of a run go: work/..., figures/<profile>/..."""
@@ -165,21 +173,18 @@ def run_folders(run: Run, root: Path) -> tuple[Path, Path]:
     return work / "clips" / stem, figures / "clips" / stem
 
 
-def target_parameters(run: Run, notebook: Path, folder: Path, out_dir: Path) -> dict[str, Any]:
+def target_parameters(run: Run, root: Path, notebook: Path) -> dict[str, Any]:
     """What a notebook is run with: the run's own facts where it asks for them, and the user's."""
     source = "embedded world" if run.clip is None else f"clip {Path(run.clip).stem}"
+    folder, out_dir = run_folders(run, root)
     facts = {"profile": run.profile, "folder": str(folder), "out_dir": str(out_dir),
-             "seed": run.seed, "device": run.device, "source": source,
-             "poses": str(Path(run.poses).resolve()) if run.poses else ""}  # fmt: skip
+             "reference": str(root / "figures" / "reference"), "seed": run.seed,
+             "device": run.device, "source": source, "poses": _absolute(run.poses) or ""}  # fmt: skip
     names = notebook_parameters(notebook)
     own = {name: value for name, value in facts.items() if name in names}
     return own | check_parameters(notebook, dict(run.parameters))
 
 # %% ../nbs/81_reproduce.ipynb #381d7b5b
-def _absolute(path: str | None) -> str | None:
-    return str(Path(path).resolve()) if path else None
-
-
 def _sources(run: Run, folder: Path) -> dict[str, str]:
     """The video to start from and its landmarks: the user's, or those of the embedded world."""
     world = folder / "world"
@@ -187,6 +192,15 @@ def _sources(run: Run, folder: Path) -> dict[str, str]:
         "video": _absolute(run.clip) or str(world / "video.mp4"),
         "landmarks": _absolute(run.landmarks) or str(world / "landmarks.npz"),
     }
+
+# %% ../nbs/81_reproduce.ipynb #76d483bd
+def _target_keys(run: Run, root: Path, name: str, notebook: Path) -> dict[str, Any]:
+    """What a target depends on beside its stages, and the parameters of its notebook."""
+    parameters = target_parameters(run, root, notebook)
+    outside = [root / "figures" / "reference" / f"{name}.json"]
+    outside += [Path(run.poses)] if run.poses and "poses" in parameters else []
+    known = [file_sha256(path) for path in outside]
+    return {name: [notebook_digest(notebook), parameters, known], f"{name}.parameters": parameters}
 
 # %% ../nbs/81_reproduce.ipynb #be98d24e
 def write_plan(run: Run, root: Path) -> Path:  # the config file of the Snakefile
@@ -201,11 +215,8 @@ def write_plan(run: Run, root: Path) -> Path:  # the config file of the Snakefil
     keys: dict[str, Any] = stage_keys(run, profile)
     entries = {}
     for name, notebook in notebooks.items():
-        parameters = target_parameters(run, notebook, folder, out_dir)
-        outside = file_sha256(run.poses) if run.poses and "poses" in parameters else ""
-        keys[name] = [notebook_digest(notebook), parameters, outside]
-        keys[f"{name}.parameters"] = parameters
-        entries[name] = {"notebook": str(notebook), "needs": NEEDS.get(name, "train")}
+        keys |= _target_keys(run, root, name, notebook)
+        entries[name] = {"notebook": str(notebook), "needs": NEEDS.get(name, ("train",))}
     for name, value in keys.items():
         write_json(folder / "keys" / f"{name}.json", value)
     plan = {"python": sys.executable, "folder": folder, "out_dir": out_dir, "targets": entries,
