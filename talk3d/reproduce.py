@@ -44,7 +44,7 @@ NEEDS = {  # the stages a target reads; train unless it says otherwise
     "audit": (),
 }
 
-
+# %% ../nbs/81_reproduce.ipynb #f52ee12e
 def available_targets(root: Path) -> dict[str, Path]:
     """Notebook of each target that can be run, in the order of the appendix."""
     found = {path.stem.split("_")[0]: path for path in (root / "nbs" / "figures").glob("*.ipynb")}
@@ -179,7 +179,8 @@ def target_parameters(run: Run, root: Path, notebook: Path) -> dict[str, Any]:
     folder, out_dir = run_folders(run, root)
     facts = {"profile": run.profile, "folder": str(folder), "out_dir": str(out_dir),
              "reference": str(root / "figures" / "reference"), "seed": run.seed,
-             "device": run.device, "source": source, "poses": _absolute(run.poses) or ""}  # fmt: skip
+             "device": run.device, "source": source,
+             "poses": _absolute(run.poses) or ""}  # fmt: skip
     names = notebook_parameters(notebook)
     own = {name: value for name, value in facts.items() if name in names}
     return own | check_parameters(notebook, dict(run.parameters))
