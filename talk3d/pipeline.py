@@ -118,6 +118,7 @@ class Split:
     fold: int | None = None  # None: the track's own split
     folds: int = 1
     control: bool = False  # learn with the audio dealt out to the wrong frames
+    prior: bool = True  # start from the prior; False: from the video alone, to see what it is worth
 
     def test(self, track: FaceTrack) -> Tensor:
         """Frames held out, in order."""
@@ -129,7 +130,7 @@ class Split:
 
     def folder(self, root: str | Path) -> Path:
         """Where this run's stages lie under DIR."""
-        root = Path(root)
+        root = Path(root) if self.prior else Path(root) / "no-prior"
         return root if self.fold is None else root / "folds" / f"{self.fold}-of-{self.folds}"
 
     @property
@@ -196,13 +197,39 @@ def _judges(profile: Profile, device: str) -> LossNetworks:
 
 # %% ../nbs/61_pipeline.ipynb #20a6f98a
 def _fit_person(
-    track: FaceTrack, learn: Tensor, profile: Profile, seed: int, device: str
+    track: FaceTrack, learn: Tensor, profile: Profile, seed: int, device: str, prior: bool
 ) -> tuple[Identity, Float[Tensor, "t 2"] | None]:  # the person; its cameras where they moved
-    if profile.networks == "none":
+    if profile.networks == "none" or not prior:
         frames, sizes = talking_frames(track, learn), profile.portrait.generator
         return personalize(frames, sizes, profile.personalize, seed, device)[0], None
     told = (_prior(profile).to(device), track, learn, _judge(profile, device))
     return person_from_video(*told, profile.tracking, seed)
+
+# %% ../nbs/61_pipeline.ipynb #61465383
+def _words(split: Split) -> dict[str, Any]:
+    """What a key says of a split; of the prior only where there is none."""
+    told = {"fold": split.fold, "folds": split.folds, "control": split.control}
+    return told if split.prior else told | {"prior": False}
+
+
+def _known(folder: str | Path, split: Split) -> Path:
+    """Where the person lies that a control without prior shares its cameras with."""
+    return replace(split, prior=True).folder(folder) / "personalize"
+
+
+def _personalize(
+    into: Path, source: Path, profile: Profile, split: Split, folder: Path, run: tuple[int, str]
+) -> None:
+    """Fit and save a person, and the cameras of the video where they were sought."""
+    found = Path("nowhere") if split.prior else _known(folder, split)
+    track = _seen_track(source, found, profile)
+    told = (track, split.train(track), profile, *run, split.prior)
+    identity, angles = _fit_person(*told)
+    if angles is None and (found / "cameras.npz").is_file():
+        angles = load_cameras(found / "cameras.npz")
+    save_identity(into / "identity.safetensors", identity)
+    if angles is not None:
+        save_cameras(into / "cameras.npz", angles)
 
 # %% ../nbs/61_pipeline.ipynb #042fab35
 def personalize_stage(
@@ -218,15 +245,13 @@ def personalize_stage(
     inputs |= network_digests(profile, ("prior", "perceptual"))
     config = [profile.personalize, profile.tracking, profile.portrait.generator, seed]
     config += [split.fold, split.folds]
+    if not split.prior:
+        config.append("no prior")
+        inputs["personalize"] = upstream(_known(folder, split), f"personalize {folder}")
     key = stage_key("tracking", config, inputs)
 
     def work(into: Path) -> None:
-        track = _sized_track(source, profile)
-        learn = split.train(track)
-        identity, angles = _fit_person(track, learn, profile, seed, resolve_device(device))
-        save_identity(into / "identity.safetensors", identity)
-        if angles is not None:
-            save_cameras(into / "cameras.npz", angles)
+        _personalize(into, source, profile, split, Path(folder), (seed, resolve_device(device)))
 
     return run_stage(split.folder(folder) / "personalize", key, work)
 
@@ -312,7 +337,7 @@ def train_stage(
         "preprocess": upstream(source, f"preprocess VIDEO {folder}"),
         "personalize": upstream(person, f"personalize {folder}"),
     } | network_digests(profile, LOSS_ROLES)
-    config = [profile.train, profile.portrait, profile.hears, seed, to_jsonable(split)]
+    config = [profile.train, profile.portrait, profile.hears, seed, _words(split)]
     key = stage_key("train", config, inputs | _ears(profile))
     device = team.device(device)
 
