@@ -89,7 +89,7 @@ DEMO = Profile(
         warm=WarmStart(
             LessonConfig(600),
             RayConfig(700, blinks=2, rays=(200, 190, 160), weights=(1.5, 1.0, 1.5)),
-            token_rate=0.1, sharpen=8.0, stay=20.0,
+            token_rate=0.1, sharpen=8.0,
         ),
     ),
     restorer=RestorerTraining(steps=300, validate_steps=100, save_seconds=15.0),

@@ -54,7 +54,7 @@ from talk3d.dataset import (
     window_starts,
 )
 from .eg3d import Picture, enlarge
-from .inversion import Identity, near_and_anywhere, planes_drift
+from .inversion import Identity
 from .losses import NO_NETWORKS, LossNetworks, LossWeights, portrait_loss, require_networks
 from .media import to_uint8
 from .model import Portrait, PortraitConfig
@@ -161,22 +161,23 @@ class Painter(nn.Module):
         super().__init__()
         self.portrait, self.half = portrait, half  # half: bfloat16, but for the renderer
 
+    def _halved(self) -> torch.autocast:
+        device = self.portrait.planes.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.half)
+
     def forward(
         self, conditions: Conditions, camera: Camera, *, draws: Draws | None = None,
         pick: Int[Tensor, "b r"] | None = None,  # from `draw_rays`
-        where: Float[Tensor, "1 p 3"] | None = None,  # points asked for their `planes_drift`
-    ) -> tuple[Tensor, ...]:  # fmt: skip  # of a `Picture`, or colours of rays; then the drift
-        head, generator, kind = self.portrait, self.portrait.generator, self.portrait.planes.device
-        halved = partial(torch.autocast, kind.type, torch.bfloat16, self.half)
-        with halved():
+    ) -> Picture | Float[Tensor, "b r 3"]:  # fmt: skip
+        head, generator = self.portrait, self.portrait.generator
+        with self._halved():
             planes = head.planes + head.deltaplane(head.tokens(conditions)).float()
-        drift = () if where is None else (planes_drift(generator, head.planes, planes, where),)
         if pick is not None:
-            return see_rays(generator, planes, camera, pick, draws), *drift
+            return see_rays(generator, planes, camera, pick, draws)
         features, depth = generator.features(planes, camera, draws)
-        with halved():
+        with self._halved():
             rgb = enlarge(generator.superresolution, features, head.w.expand(len(planes), -1))
-        return rgb.float(), features[:, :3], depth, *drift
+        return Picture(rgb.float(), features[:, :3], depth)
 
 # %% ../nbs/53_train.ipynb #4aefcaec
 def painter_of(portrait: Portrait, config: TrainConfig) -> Painter:
@@ -284,25 +285,16 @@ def _error(
     random: torch.Generator, step: int, team: Team,
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """The loss of a step, of all pictures or of some of their rays."""
-    sizes = getattr(painter, "module", painter).portrait.generator.config
-    own, warm = own_part(team, len(batch.target.rgb)), config.warm
-    asked: dict[str, Any] = {"draws": _OwnDraws(SeededDraws(random), team)}
-    if warm.stay:
-        points = near_and_anywhere(sizes.render.box, warm.points, random)
-        asked["where"] = points.to(batch.target.rgb)
-    if rays := step < warm.rays.steps:
-        pick, truth = draw_rays(batch.target, sizes.neural_resolution, warm.rays, random)
-        asked["pick"] = pick[own]
-    parts = painter(_rows(batch.conditions, own), _rows(batch.cameras, own), **asked)
-    whole = [_gathered(part, team) for part in parts]
-    if rays:
-        loss, terms = ray_loss(whole[0], truth, warm.rays)
-    else:
-        seen = Picture(*whole[:3])
-        loss, terms = portrait_loss(seen, batch.target, config.weights, networks, step)
-    if not warm.stay:
-        return loss, terms
-    return loss + warm.stay * (drift := whole[-1].mean()), terms | {"drift": drift.item()}
+    own = own_part(team, len(batch.target.rgb))
+    seen = partial(painter, _rows(batch.conditions, own), _rows(batch.cameras, own))
+    draws, rays = _OwnDraws(SeededDraws(random), team), config.warm.rays
+    if step < rays.steps:
+        size = getattr(painter, "module", painter).portrait.generator.config.neural_resolution
+        pick, truth = draw_rays(batch.target, size, rays, random)
+        return ray_loss(_gathered(seen(draws=draws, pick=pick[own]), team), truth, rays)
+    picture = seen(draws=draws)
+    parts = (_gathered(x, team) for x in (picture.rgb, picture.raw, picture.depth))
+    return portrait_loss(Picture(*parts), batch.target, config.weights, networks, step)
 
 # %% ../nbs/53_train.ipynb #6ba693d1
 def train_step(

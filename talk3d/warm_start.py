@@ -191,8 +191,6 @@ class WarmStart:
     rays: RayConfig = field(default_factory=RayConfig)
     token_rate: float = 1.0  # rate of the tokens' encoders, as a share of the predictor's
     sharpen: float = 0.0  # of the super-resolution, with whole pictures; 0: it does not learn
-    stay: float = 0.0  # weight of how much deltaplanes change what points of space absorb
-    points: int = 800  # that are asked, a step
 
     def stretched(self, by: float) -> "WarmStart":
         """The same for a training that is so many times as long; the lesson stays as it is."""
