@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'assets_app', 'say', 'doctor', 'world', 'frame', 'train_mini', 'convert', 'benchmark', 'preflight',
-           'preprocess', 'personalize', 'train', 'render', 'evaluate', 'reproduce', 'main']
+           'preprocess', 'personalize', 'train', 'render', 'evaluate', 'reproduce', 'report', 'main']
 
 # %% ../nbs/99_cli.ipynb #f5194ba6
 import importlib
@@ -338,6 +338,21 @@ def reproduce(
               resample, text(poses), lips, pairs, text(work))  # fmt: skip
     for path in reproduce(run):
         print(path.with_suffix(".png"))
+
+# %% ../nbs/99_cli.ipynb #8f1b1065
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="the records of a profile")] = Path("figures/demo"),
+    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 if a claim fails")] = False,
+) -> None:
+    """All figures, numbers and verdicts on one page: FOLDER/report.html."""
+    from talk3d.report import read_records, report_summary, total_counts, write_report
+
+    records = read_records(folder)
+    path = write_report(folder)
+    print(report_summary(records), path, sep="\n")
+    if strict and total_counts(records)["fails"]:
+        raise typer.Exit(1)
 
 # %% ../nbs/99_cli.ipynb #6f70d382
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A real JupyterLab, a real browser: the sliders of the tour move the pictures on the screen."""
+"""A real browser: the sliders of the tour move the pictures in JupyterLab; the report is read."""
 
 import base64
 import os
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from cells import NBS, ROOT
+from toys import saved_targets
 
 pytestmark = pytest.mark.browser
 
@@ -111,8 +112,8 @@ def runs(page) -> bool:
 
 
 @pytest.fixture(scope="module")
-def page(lab):
-    """The tour, opened and run in headless Chromium."""
+def browser():
+    """Headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     assert CHROMIUM.is_file(), (
@@ -120,11 +121,17 @@ def page(lab):
     )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.goto(f"{lab}/lab/tree/{NOTEBOOK}")
-        wait_for(lambda: runs(page), "the viewer of the notebook", seconds=120)
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(lab, browser):
+    """The tour, opened and run."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(f"{lab}/lab/tree/{NOTEBOOK}")
+    wait_for(lambda: runs(page), "the viewer of the notebook", seconds=120)
+    return page
 
 
 def bytes_of(page, name: str) -> bytes:
@@ -210,3 +217,45 @@ def test_no_cell_failed(page):
     for kind in ("error", "stderr"):
         output = page.locator(f'[data-mime-type="application/vnd.jupyter.{kind}"]')
         assert output.all_inner_texts() == []
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """A report with a claim of each verdict, a wide picture, a wide table and hostile texts."""
+    from talk3d.report import write_report
+
+    folder = tmp_path_factory.mktemp("figures") / "demo"
+    return write_report(saved_targets(folder, "holds", "not-testable", "fails"))
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_report_needs_nothing_and_fits(browser, report, width):
+    said, asked, colours = [], [], set()
+    for scheme in ("light", "dark"):
+        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(report.as_uri())
+        for details in page.locator("details").all():
+            details.locator("summary").click()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate("typeof hacked") == "undefined"
+        loaded = "[...document.images].map(image => image.complete && image.naturalWidth > 0)"
+        assert page.evaluate(loaded) == [True]
+        colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        page.close()
+    assert said == [] and len(colours) == 2
+    assert {url for url in asked if not url.startswith("data:")} == {report.as_uri()}
+
+
+def test_what_fails_is_read_first_and_leads_to_its_place(browser, report):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(report.as_uri())
+    badges = page.locator(".claims .badge:visible").all_inner_texts()
+    assert badges == ["fails", "fails", "holds"]  # on the front page, in its section, the other
+    page.locator("#fails .claims a").click()
+    assert page.evaluate("location.hash") == "#figC2-3"
+    wide = "document.querySelector('#tabC1 .scroll').scrollWidth"
+    assert page.evaluate(wide) > 390  # the table scrolls in its box
+    page.close()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,22 @@ import av
 import numpy as np
 import pytest
 from cells import NBS, ROOT
-from toys import FRAMES, environment, face_points, is_one_sentence, noisy_clip, talk3d, truncated
+from toys import (
+    FRAMES,
+    environment,
+    face_points,
+    is_one_sentence,
+    noisy_clip,
+    saved_targets,
+    talk3d,
+    truncated,
+)
 from toys import without as copy_without
 
 from talk3d.cli import main
 from talk3d.core import read_json
 from talk3d.media import write_clip
+from talk3d.reproduce import PRINTED
 
 BAR = re.compile(r"^\w[\w -]*: +\d+(it|%).*\[.*\]$")  # what `progress` draws
 FIGURE = NBS / "figures" / "figA1_pose_distribution.ipynb"
@@ -244,8 +255,48 @@ def test_help_lists_the_commands():
     result = talk3d("--help")
     assert result.returncode == 0
     commands = ["doctor", "assets", "preprocess", "personalize", "train", "render", "evaluate"]
-    for command in [*commands, "reproduce"]:
+    for command in [*commands, "reproduce", "report"]:
         assert re.search(rf"\b{command}\b", result.stdout), command
+
+
+def test_a_report_counts_and_only_strict_minds(tmp_path, capfd, monkeypatch):
+    folder = saved_targets(tmp_path / "demo", "holds", "fails", "not-testable", "holds")
+    told = "2 of 13 targets: 1 fails · 2 hold · 1 not testable\nfails: figC2/1\n"
+    page = folder / "report.html"
+    assert call(capfd, monkeypatch, "report", folder)[:2] == (0, f"{told}{page}\n")
+    first = page.read_bytes()
+    assert call(capfd, monkeypatch, "report", folder, "--strict")[:2] == (1, f"{told}{page}\n")
+    assert page.read_bytes() == first and b"<script" not in first and b"Table C.1" in first
+    fine = saved_targets(tmp_path / "fine", "holds", "not-testable")
+    assert call(capfd, monkeypatch, "report", fine, "--strict")[0] == 0
+
+
+def test_records_that_cannot_be_shown_are_refused(tmp_path, refused):
+    assert "holds no record of a target; make one" in refused("report", tmp_path)
+    assert "holds no record" in refused("report", tmp_path / "nowhere")
+    folder = saved_targets(tmp_path / "demo", "holds")
+    good = (folder / "figC2.json").read_text()
+    for says, text in {
+        "it says that it is '../x'": good.replace('"target": "figC2"', '"target": "../x"'),
+        "'perhaps' is no verdict": good.replace('"holds"', '"perhaps"'),
+        "is not readable JSON": truncated(good.encode()).decode(),
+    }.items():
+        (folder / "figC2.json").write_text(text)
+        told = refused("report", folder)
+        assert says in told and "figC2.json" in told, told
+    (folder / "figC2.json").write_text(good)
+    (folder / "figC2.png").write_bytes(truncated((folder / "figC2.png").read_bytes()))
+    assert "figC2.png cannot be shown: no whole PNG" in refused("report", folder)
+
+
+def test_the_published_records_make_a_report(tmp_path, capfd, monkeypatch):
+    shutil.copytree(ROOT / "figures" / "demo", tmp_path / "demo")
+    (tmp_path / "demo" / "report.html").unlink(missing_ok=True)
+    code, told, _ = call(capfd, monkeypatch, "report", tmp_path / "demo")
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert code == 0 and " of 13 targets: " in told and len(page.encode()) <= 6e6
+    made = [name for name in PRINTED if (tmp_path / "demo" / f"{name}.json").is_file()]
+    assert made and all(f'<section class="target" id="{name}">' in page for name in made)
 
 
 def test_a_frame_is_drawn_by_command(tmp_path, capfd, monkeypatch):

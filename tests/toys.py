@@ -49,6 +49,26 @@ def without(video: Path, kind: str, target: Path) -> None:
                 sink.mux(packet)
 
 
+def saved_targets(folder: Path, *verdicts: str) -> Path:
+    """A folder of records: a wide table, and a wide picture with claims; its texts are hostile."""
+    from talk3d.plot import markdown_table, new_figure, save_figure
+
+    where, evil = "Appendix C", "<script>hacked = 1</script><img src=http://x.test/a.png onerror=x>"
+    claims = [
+        {"id": f"figC2/{k}", "text": evil, "where": where, "verdict": verdict, "evidence": "a" * 90}
+        for k, verdict in enumerate(verdicts)
+    ]
+    value = {"name": "PSNR", "unit": "dB", "better": "up", "ours": 31.2, "paper": 26.8}
+    record = {"target": "figC2", "title": evil, "profile": "demo", "seed": 0, "values": [value],
+              "claims": claims, "provenance": {"seconds": 1.5, "commit": evil}}  # fmt: skip
+    figure = new_figure(7.0, 3.0)
+    figure.subplots().plot([0, 1])
+    save_figure(figure, folder, record, {})
+    table = markdown_table(("method", *"abcdefghij"), [(evil, *[12345.678] * 10)])
+    save_figure(None, folder, record | {"target": "tabC1", "claims": []}, {}, table)
+    return folder
+
+
 def truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
