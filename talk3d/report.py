@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 
 from .core import InputError, atomic_path
 from .profiles import profile_named
-from .reproduce import PRINTED
+from .reproduce import NEEDS, PRINTED
 from .verdicts import Claim, count_verdicts
 
 # %% ../nbs/84_report.ipynb #209bd7ea
@@ -62,8 +62,9 @@ def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
-# %% ../nbs/84_report.ipynb #c11d1f57
-_NUMBER = re.compile(r"(<strong>)?[-+]?\d.{0,20}|–|")  # a number, perhaps with its unit; or none
+# %% ../nbs/84_report.ipynb #fad283c4
+_NUMBER = re.compile(r"[-+]?\d.{0,14}|–|")  # a number, perhaps with its unit; or none
+_LONG = 40  # letters of a cell from which a column keeps some width
 
 
 def _table(
@@ -72,8 +73,10 @@ def _table(
     label: str,  # for those who hear the page
 ) -> str:
     """A table in a box of its own, which scrolls sideways where it does not fit."""
-    numbers = [k > 0 and all(_NUMBER.fullmatch(r[k]) for r in rows) for k in range(len(header))]
-    kinds = [' class="n"' if right else "" for right in numbers]
+    plain = [[re.sub("<[^>]*>", "", cell) for cell in cells] for cells in rows]
+    numbers = [k > 0 and all(_NUMBER.fullmatch(r[k]) for r in plain) for k in range(len(header))]
+    prose = [any(len(r[k]) > _LONG for r in plain) for k in range(len(header))]
+    kinds = [' class="n"' if n else ' class="t"' * t for n, t in zip(numbers, prose, strict=True)]
     head = "".join(f"<th{k}>{cell}</th>" for k, cell in zip(kinds, header, strict=True))
     lines = [
         "".join(f"<td{k}>{cell}</td>" for k, cell in zip(kinds, cells, strict=True))
@@ -83,7 +86,13 @@ def _table(
     return f"""<div class="scroll" role="region" tabindex="0" aria-label="{label}">
 <table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"""
 
-# %% ../nbs/84_report.ipynb #aeb7a063
+# %% ../nbs/84_report.ipynb #a35e5a7f
+def _inline(text: str) -> str:
+    """A line of Markdown as HTML: bold, code, and nothing else."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe(text))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", bold)
+
+
 def _cells(line: str) -> list[str]:
     if not (line.startswith("| ") and line.endswith(" |")):
         raise ValueError(f"no row of a table: {line[:40]!r}")
@@ -96,12 +105,11 @@ def table_html(
 ) -> str:
     """A Markdown table as HTML. Raises `ValueError` for any other text."""
     lines = [_cells(line) for line in markdown.strip().splitlines()]
-    if len(lines) < 2 or lines[1] != [":--"] + ["--:"] * (len(lines[0]) - 1):
+    if len(lines) < 2 or not set(lines[1]) <= {":--", "--:"}:
         raise ValueError("no table: its second line does not say where columns are set")
     if uneven := [cells for cells in lines if len(cells) != len(lines[0])]:
         raise ValueError(f"a row of {len(uneven[0])} cells below {len(lines[0])} headings")
-    bold = lambda cell: re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe(cell))  # noqa: E731
-    header, _, *rows = [[bold(cell) for cell in cells] for cells in lines]
+    header, _, *rows = [[_inline(cell) for cell in cells] for cells in lines]
     return _table(header, rows, safe(label))
 
 # %% ../nbs/84_report.ipynb #a88e0e7f
@@ -204,7 +212,7 @@ class Record:
     values: Sequence[dict[str, Any]]
     claims: Sequence[Claim]
     provenance: dict[str, Any]
-    tables: tuple[str, ...]  # Markdown
+    text: str  # Markdown; "" for none
     picture: UInt8[np.ndarray, "_ _ 3"] | None
     files: tuple[str, ...]  # names of what lies beside it
 
@@ -266,28 +274,44 @@ def _checked(path: Path, read: Any) -> Any:  # what `read` makes of a file, None
         told = f"{path} cannot be shown: {printable(error)[:80]}"
         raise InputError(f"{told}; make it again with talk3d reproduce") from error
 
-# %% ../nbs/84_report.ipynb #71013229
-def _read_tables(data: bytes) -> tuple[str, ...]:
-    """The tables of a file, between empty lines. Raises `ValueError` for anything else."""
-    tables = tuple(re.split(r"\n\s*\n", data.decode("utf-8").strip()))
-    assert all(table_html(table) for table in tables)
-    return tables
+# %% ../nbs/84_report.ipynb #40586476
+def _blocks(markdown: str, claims: bool = False) -> str:
+    """Headings, paragraphs and tables as HTML; without the table of claims if they follow anyway.
+
+    Raises `ValueError` for a table that is not one of ours.
+    """
+    made = []
+    for block in filter(None, re.split(r"\n\s*\n", markdown.strip())):
+        if block.startswith("|"):
+            told = {"verdict", "evidence"} <= set(_cells(block.splitlines()[0]))
+            made.append("" if claims and told else table_html(block))
+        elif heading := re.fullmatch(r"#+ (.+)", block):
+            made.append(f"<h4>{_inline(heading[1])}</h4>")
+        else:
+            made.append(f"<p>{_inline(block)}</p>")
+    return "\n".join(filter(None, made))
 
 
+def _read_text(data: bytes) -> str:
+    text = data.decode("utf-8")
+    _blocks(text)  # refused here, where the file is known
+    return text
+
+# %% ../nbs/84_report.ipynb #ee1499fa
 def _record(folder: Path, target: str, read: dict[str, Any]) -> Record:
     here = folder.resolve()
     source = f"clip {here.name}" if here.parent.name == "clips" else "embedded world"
-    tables = _checked(target_file(folder, target, ".md"), _read_tables) or ()
+    text = _checked(target_file(folder, target, ".md"), _read_text) or ""
     picture = _checked(target_file(folder, target, ".png"), read_png)
     claims = [Claim(**{name: claim[name] for name in _CLAIM}) for claim in read["claims"]]
     endings = (".json", ".data.json", ".md", ".png", ".pdf")
     paths = [target_file(folder, target, ending) for ending in endings]
     label = str(read.get("label") or printed_label(target))
     return Record(target, read["title"], label, read["profile"], source, read.get("seed"),
-                  read["values"], claims, read["provenance"], tables, picture,
+                  read["values"], claims, read["provenance"], text, picture,
                   tuple(path.name for path in paths if path.is_file()))  # fmt: skip
 
-# %% ../nbs/84_report.ipynb #3c968317
+# %% ../nbs/84_report.ipynb #e97478db
 def read_records(folder: str | Path) -> list[Record]:  # in the order of the appendix
     """All records of a folder. Raises `InputError` when there is none, or one cannot be shown."""
     folder, found = Path(folder), []
@@ -413,6 +437,8 @@ def _provenance(record: Record) -> str:
 
 
 def _stamp(record: Record) -> str:
+    if not NEEDS.get(record.target, ("train",)):
+        return safe(f"profile {record.profile}, without a portrait")
     made = profile_named(record.profile).made_with
     return safe(f"{record.source}, profile {record.profile}: {made}")
 
@@ -435,14 +461,14 @@ src="data:image/png;base64,{base64.b64encode(picture.png).decode()}"></div></fig
 
 def section_html(record: Record, picture: Picture | None = None) -> str:
     """A target: picture, values, claims and provenance."""
-    counts, tables = total_counts([record]), "".join(table_html(t) for t in record.tables)
+    counts, text = total_counts([record]), _blocks(record.text, bool(record.claims))
     tally = f"{count_bar(counts)}<span>{_told_counts(counts)}</span>" if record.claims else ""
     return f"""<section class="target" id="{record.target}">
 <p class="over">{safe(record.label)}</p><h2>{safe(record.title)}</h2>
 <p class="stamp">{_stamp(record)} · seed {safe(record.seed)} · {_cost(record)}</p>
 {f'<div class="tally">{tally}</div>' if tally else ""}
 {"" if picture is None else _plate(record, picture)}
-{f'<div class="part"><h3>Table</h3>{tables}</div>' if tables else ""}
+{f'<div class="part text"><h3>Table</h3>{text}</div>' if text else ""}
 {values_html(record)}{claims_html(record)}{_provenance(record)}
 <p class="back"><a href="#contents">Contents</a></p></section>"""
 
