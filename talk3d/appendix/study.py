@@ -394,7 +394,7 @@ def draw_study(
     for y, name in zip((1, 4, 7), SETTINGS.values(), strict=True):
         axis.text(5.2, y, name, rotation=-90, ha="right", va="center")
     told = "mean opinion score, the higher the better"
-    told += "" if opinions is None else " (open: printed; filled: ours, with 95 % intervals)"
+    told += "" if opinions is None else "\nopen: printed; filled: ours, with 95 % intervals"
     axis.set(xlim=(-0.2, 5.2), ylim=(8.6, -0.6), xlabel=told)
     axis.set_yticks(range(9), [CRITERIA[c] for _, c in _ROWS])
     axis.tick_params(axis="y", length=0)
