@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Verdict', 'BLOCK', 'Claim', 'settled', 'untestable', 'mean_interval', 'measured', 'together', 'row', 'within',
-           'all_judged', 'target_record', 'count_verdicts', 'claims_table']
+           'attainable', 'all_judged', 'target_record', 'count_verdicts', 'claims_table', 'Finding', 'findings_table']
 
 # %% ../nbs/09_verdicts.ipynb #57466ab2
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -132,6 +132,20 @@ def within(printed: Printed, ours: float) -> bool | None:  # None: not to be com
         return None
     return abs(ours - printed.value) <= printed.tolerance * abs(printed.value) + 1e-9
 
+# %% ../nbs/09_verdicts.ipynb #3bd7d541
+def attainable(
+    mean: float,  # as printed
+    count: int,  # how many whole numbers it is said to be the mean of
+    digits: int = 3,  # printed after the point
+) -> bool:
+    """Whether a printed mean can be that of so many whole numbers.
+
+    Raises `ValueError` unless there is one. Source: the GRIM test, Brown and Heathers 2017.
+    """
+    if count < 1:
+        raise ValueError(f"a mean is one of 1 number or more, not of {count}")
+    return abs(round(mean * count) / count - mean) <= 0.5 * 10**-digits + 1e-9
+
 # %% ../nbs/09_verdicts.ipynb #0e02bedf
 def all_judged(
     ledger: Ledger,
@@ -185,3 +199,37 @@ def claims_table(claims: Sequence[dict[str, Any]]) -> str:
     """Claims as Markdown: verdict, the paper's words, evidence."""
     rows = [(f"**{c['verdict']}**", f"{c['text']} ({c['where']})", c["evidence"]) for c in claims]
     return markdown_table(("verdict", "claim", "evidence"), rows)
+
+# %% ../nbs/09_verdicts.ipynb #cb641724
+@dataclass(frozen=True)
+class Finding:
+    """Where paper, release and this package differ, and by how much."""
+
+    topic: str
+    paper: str  # what it says; "": nothing
+    release: str  # what its code does; "": it is not concerned
+    ours: str  # what is done here
+    number: float | None  # None: nothing to compute
+    unit: str  # of the number, and what it is the number of
+    how: str  # computed, counted, read, and from what; or cited
+
+# %% ../nbs/09_verdicts.ipynb #71994122
+def _digits(number: float) -> str:
+    """Four digits; whole thousands in full."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def findings_table(
+    findings: Mapping[str, Sequence[Finding]],  # by group
+) -> str:
+    """Findings as Markdown, a table for each group."""
+    head = ("topic", "paper says", "release does", "we do", "by how much", "how found")
+    parts = []
+    for group, found in findings.items():
+        amounts = ["–" if f.number is None else f"{_digits(f.number)} {f.unit}" for f in found]
+        rows = [
+            (f"**{f.topic}**", f.paper or "–", f.release or "–", f.ours, amount, f.how)
+            for f, amount in zip(found, amounts, strict=True)
+        ]
+        parts.append(f"### {group}\n\n{markdown_table(head, rows).replace('--:', ':--')}")
+    return "\n\n".join(parts)
