@@ -70,16 +70,16 @@ def draw_planes(
     figure: Figure,
     pictures: np.ndarray,  # n h w 3, uint8
     identity: np.ndarray,  # 3 s s, drawn from its smallest to its largest value
-    deltas: np.ndarray,  # n 3 s s, drawn symmetric about zero on one scale
+    deltas: np.ndarray,  # n 3 s s, drawn symmetric about zero, each plane on one scale
 ) -> np.ndarray:  # the axes, rows by columns
     """Draw pictures beside their identity planes and deltaplanes."""
-    reach = float(np.abs(deltas).max()) or 1.0
+    reach = [float(np.quantile(np.abs(deltas[:, k]), 0.99)) or 1.0 for k in range(3)]
     axes = figure.subplots(len(pictures), 7, squeeze=False)
     for row, picture, delta in zip(axes, pictures, deltas, strict=True):
         row[0].imshow(picture)
         for k in range(3):
             row[1 + k].imshow(identity[k], cmap="viridis")
-            row[4 + k].imshow(delta[k], cmap="coolwarm", vmin=-reach, vmax=reach)
+            row[4 + k].imshow(delta[k], cmap="coolwarm", vmin=-reach[k], vmax=reach[k])
     names = [
         f"{what} {plane}" for what in ("identity", "deltaplane") for plane in ("xy", "xz", "zy")
     ]

@@ -20,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-# %% ../../nbs/83_appendix.regions.ipynb #816b9cdc
 from ..dataset import Drive
 from ..deltaplane import DeltaplanePredictor, attention_maps
 from ..ledger import Ledger, Statement, statement
@@ -344,7 +343,7 @@ def outline_regions(
                          linewidths=0.4)  # fmt: skip
     axis.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
 
-# %% ../../nbs/83_appendix.regions.ipynb #8158eb19
+# %% ../../nbs/83_appendix.regions.ipynb #8756eca1
 def draw_attention(
     figure: Figure,
     pictures: UInt8[np.ndarray, "n h w 3"],
@@ -364,6 +363,7 @@ def draw_attention(
             axis = figure.add_subplot(grid[i * blocks + r, 1 + k])
             image = axis.imshow(rows[r, i, k], vmin=0, vmax=high)
             axis.set(xticks=[], yticks=[], title=names[k] if i + r == 0 else "")
+            axis.spines[:].set_visible(False)
             axis.set_ylabel(("mean" if r == blocks - 1 else f"block {r + 1}") if k == 0 else "")
             drawn[-1].append(axis)
     figure.colorbar(image, ax=sum(drawn, []), shrink=0.5, label="share of a cell's attention")
