@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+# %% ../../nbs/83_appendix.regions.ipynb #04332bf8
 from ..dataset import Drive
 from ..deltaplane import DeltaplanePredictor, attention_maps
 from ..ledger import Ledger, Statement, statement
