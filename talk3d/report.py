@@ -435,7 +435,7 @@ def _provenance(record: Record) -> str:
     return f"""<details class="provenance"><summary>Provenance</summary>
 <dl>{entries}</dl></details>"""
 
-# %% ../nbs/84_report.ipynb #5254ac71
+
 def _stamp(record: Record) -> str:
     if not NEEDS.get(record.target, ("train",)):
         return safe(f"profile {record.profile}, without a portrait")

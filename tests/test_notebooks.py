@@ -56,6 +56,7 @@ LONG_CELLS: dict[tuple[str, str], str] = {
     ("stylegan2", "SynthesisBlock"): "a published block: its layers and the order they run in",
     ("stylegan2", "SynthesisNetwork"): "a published network: its blocks and the loop over them",
     ("stylegan2", "MappingNetwork"): "a published network: its layers and the loop over them",
+    ("report", "_entry"): "the foot of a section in four small pieces",
     ("pipeline", "Split"): "a field and a folder for each way to hold something back",
     ("eg3d", "GeneratorConfig"): "one line for each number of the network",
     ("eg3d", "FoldedSuperResolution"): "the folded layers and the loop over them",
