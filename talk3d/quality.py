@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int, Int16, UInt8
 from torch import Tensor, nn
 
+# %% ../nbs/78_quality.ipynb #ac61dd1c
 from .camera import Camera, orbit_camera
 from .core import InputError, config_from_json, read_json, to_jsonable, write_json
 from .evaluate import CARDS, mean_picture
@@ -29,6 +30,8 @@ from .metrics.sync import correlation
 from .networks import load_listener, load_mini
 from .preprocess import load_track
 from .provenance import run_stage, stage_key, upstream
+
+# %% ../nbs/78_quality.ipynb #a21742c4
 from .puppet import Puppet
 from .render import TalkingPortrait, load_portrait, render_frames, speak_over
 from .scores import Score, load_scores

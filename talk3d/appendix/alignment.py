@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Int16, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+# %% ../../nbs/83_appendix.alignment.ipynb #220a431b
 from ..dataset import Drive, pick_frames
 from ..faces import FaceTrack, landmark_token
 from talk3d.landmarks import (
