@@ -168,10 +168,10 @@ def test_a_full_disk_is_heard_of(good, tmp_path, room):
 def test_wishes_that_cannot_be_met_are_refused(good, tmp_path, refused):
     work = ["--work", tmp_path / "work"]
     cases = {
-        ("figZ9",): "no target 'figZ9'; there are: figA1, figC2, figF4",
-        ("tabC1",): "has no notebook in this version; there are: figA1",
+        ("figZ9",): "no target 'figZ9'; there are: figA1, figC2, tabC1",
+        ("tabF3",): "has no notebook in this version; there are: figA1",
         ("figA1", "--profile", "huge"): "no profile 'huge'; use smoke, demo or paper",
-        ("figA1", "--profile", "paper"): "official",
+        ("figA1", "--profile", "paper"): "the 3D prior of faces",
         ("figA1", "-p", "colour=red"): "has no parameter 'colour'; it has: profile",
         ("figA1", "-p", "seed=many"): "parameter seed is a number (int), not 'many'; give one",
         ("figA1", "--clip", good / "clip.mp4"): "--clip and --landmarks belong together; give both",

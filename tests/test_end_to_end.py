@@ -23,6 +23,7 @@ from talk3d.media import read_audio, read_clip, read_metadata, write_audio
 from talk3d.pipeline import personalize_stage, train_stage
 from talk3d.profiles import SMOKE
 from talk3d.provenance import upstream
+from talk3d.reproduce import available_targets
 from talk3d.speech import load_speech
 
 TARGETS = {
@@ -53,13 +54,22 @@ def test_every_target_has_its_files(smoke, target):
 @figures
 def test_the_record_keeps_the_contract(smoke, target):
     record = read_json(figure(smoke, target, "json"))
-    assert set(record) == RECORD
+    assert set(record) - {"label"} == RECORD  # the label is of those that the ledger knows
     assert (record["target"], record["profile"], record["seed"]) == (target, "smoke", 0)
     assert record["title"] and record["values"] and record["claims"] == []  # too small to judge
     for value in record["values"]:
         assert set(value) == VALUE
-        assert isinstance(value["ours"], float) and np.isfinite(value["ours"])
-        assert value["better"] in ("up", "down", None) and value["where"].startswith("Fig. ")
+        assert value["ours"] is None or np.isfinite(value["ours"])  # None: the paper's alone
+        assert value["better"] in ("up", "down", None) and value["where"]
+    assert any(value["ours"] is not None for value in record["values"])
+
+
+@pytest.mark.parametrize("target", available_targets(ROOT))
+def test_every_target_is_made_and_judges_nothing(smoke, target):
+    """All that have a notebook, tables and sections included; smoke is too small for verdicts."""
+    record = read_json(figure(smoke, target, "json"))
+    assert (record["target"], record["profile"], record["claims"]) == (target, "smoke", [])
+    assert record["values"] and all(set(value) == VALUE for value in record["values"])
 
 
 @figures
