@@ -103,5 +103,5 @@ def profile_named(name: str) -> Profile:
     """The profile of a word. Raises `InputError` for others."""
     known = {profile.name: profile for profile in (SMOKE, DEMO, PAPER)}
     if name not in known:
-        raise InputError(f"no profile {name!r}; use {', '.join(known)}")
+        raise InputError(f"no profile {name!r}; use smoke, demo or paper")
     return known[name]
