@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'Answer', 'answers_table', 'found_gap', 'true_opening', 'own_lips', 'cross_lips', 'crop_materials',
-           'resting_lips', 'lip_gains', 'from_the_sides', 'card_answers', 'quality', 'quality_stage', 'load_answers']
+           'resting_lips', 'lip_gains', 'look_from', 'from_the_sides', 'depth_at', 'SideErrors', 'side_errors',
+           'portrait_without_prior', 'card_answers', 'quality', 'quality_stage', 'load_answers']
 
 # %% ../nbs/78_quality.ipynb #62b0664a
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,20 +21,22 @@ from torch import Tensor, nn
 # %% ../nbs/78_quality.ipynb #ac61dd1c
 from .camera import Camera, orbit_camera
 from .core import InputError, config_from_json, read_json, to_jsonable, write_json
+from .eg3d import Picture
 from .evaluate import CARDS, mean_picture
 from .faces import FaceTrack, lip_gap
 from .fan import locate
 from .landmarks import transform
 from .media import from_uint8, to_uint8
 from .metrics.face import lip_distances
-from .metrics.image import psnr_frames
+from .metrics.image import depth_error, psnr_frames, require_pair
 from .metrics.sync import correlation
 from .networks import load_listener, load_mini
+from .pipeline import Split
 from .preprocess import load_track
 from .provenance import run_stage, stage_key, upstream
 
 # %% ../nbs/78_quality.ipynb #a21742c4
-from .puppet import Puppet
+from .puppet import Puppet, PuppetFrame
 from .render import TalkingPortrait, load_portrait, render_frames, speak_over
 from .scores import Score, load_scores
 from .speech import Speech
@@ -45,6 +49,7 @@ from talk3d.synthetic import (
     truth_view,
 )
 from .truth import LIPS
+from .verdicts import spread_over
 from .world import cross_speech
 
 # %% ../nbs/78_quality.ipynb #e3466206
@@ -155,6 +160,18 @@ def lip_gains(
     found = locate(finder, pictures)[0].astype(np.float64)
     return lip_distances(rest, exact) - lip_distances(found, exact)
 
+# %% ../nbs/78_quality.ipynb #006f8c7b
+@torch.no_grad()
+def look_from(
+    talking: TalkingPortrait,
+    frame: int,
+    camera: Camera,  # one or more
+) -> Picture:  # one picture for each camera
+    """A frame of a portrait from other cameras; its tokens stay the same."""
+    portrait, index = talking.portrait, torch.tensor([frame])
+    delta = portrait.deltaplane(portrait.tokens(talking.drive.conditions(index)))
+    return portrait.look(delta.expand(len(camera.cam2world), -1, -1, -1, -1), camera)
+
 # %% ../nbs/78_quality.ipynb #fe092150
 SIDES = (-30.0, 30.0)  # degrees of yaw
 
@@ -164,18 +181,55 @@ def from_the_sides(
     talking: TalkingPortrait, truth: Truth, test: Int[Tensor, " n"], mean: np.ndarray
 ) -> tuple[float, float]:  # PSNR of the portrait, of the mean frame
     """How right the portrait is where the video has never been."""
-    portrait, ours, low = talking.portrait, list[Tensor](), list[Tensor]()
+    ours, low = list[Tensor](), list[Tensor]()
     camera = orbit_camera(torch.tensor(SIDES), torch.zeros(2))
     still = from_uint8(mean[None]).expand(2, -1, -1, -1)
     for frame in test.tolist():
-        delta = portrait.deltaplane(
-            portrait.tokens(talking.drive.conditions(torch.tensor([frame])))
-        )
-        seen = portrait.look(delta.expand(2, -1, -1, -1, -1), camera).rgb
+        seen = look_from(talking, frame, camera).rgb
         true = truth_view(truth, frame, camera, seen.shape[-1]).rgb
         ours.append(psnr_frames(from_uint8(to_uint8(seen)), true))
         low.append(psnr_frames(still, true))
     return torch.cat(ours).mean().item(), torch.cat(low).mean().item()
+
+# %% ../nbs/78_quality.ipynb #14cae5ab
+def depth_at(
+    true: PuppetFrame,
+    size: int,  # rays along each side
+) -> Float[Tensor, "v s s"]:  # world units
+    """The true depth, averaged over what a coarser grid of rays sees."""
+    pixels = true.depth[:, None]
+    return torch.nn.functional.interpolate(pixels, size=(size, size), mode="area")[:, 0]
+
+
+@dataclass(frozen=True)
+class SideErrors:
+    """How wrong some frames are, from some cameras."""
+
+    picture: Float[np.ndarray, "n v"]  # mean absolute difference, levels of 255
+    depth: Float[np.ndarray, "n v"]  # the same, world units
+
+# %% ../nbs/78_quality.ipynb #1fcd4abd
+def side_errors(
+    seen: Sequence[Picture],  # of n frames, each from v cameras
+    true: Sequence[PuppetFrame],  # of the same frames, from the same cameras
+) -> SideErrors:
+    """Errors of pictures and of depth. Raises `InputError` for pictures of another size."""
+    rows = list[Tensor]()
+    for ours, truth in zip(seen, true, strict=True):
+        require_pair(ours.rgb, truth.rgb, "pictures")
+        picture = 127.5 * (ours.rgb.clamp(-1, 1) - truth.rgb).abs().mean((1, 2, 3))
+        depth = depth_error(ours.depth, depth_at(truth, ours.depth.shape[-1]))
+        rows.append(torch.stack([picture, depth]))
+    return SideErrors(*torch.stack(rows, dim=1).double().numpy())
+
+# %% ../nbs/78_quality.ipynb #e547f04c
+def portrait_without_prior(folder: str | Path) -> TalkingPortrait | None:
+    """The control in DIR/no-prior/train; None where none was trained.
+
+    Raises `InputError` where it is damaged.
+    """
+    train = Split(prior=False).folder(folder) / "train"
+    return load_portrait(train) if (train / "portrait.safetensors").is_file() else None
 
 # %% ../nbs/78_quality.ipynb #fe15d1a7
 def card_answers(
@@ -210,7 +264,7 @@ def quality(
     for who in ("a", "b"):
         lips = cross_lips(talking, truth, who, most, finder)
         rows.append(Answer(f"lips, voice {who.upper()}", lips, 0.75))
-    some = test[torch.linspace(0, len(test) - 1, min(turned, len(test))).round().long()]
+    some = torch.from_numpy(spread_over(track.train, len(track), turned))
     mean = mean_picture(track.crops, np.arange(track.train))
     sides = from_the_sides(talking, truth, some, mean)
     return [*rows, Answer("PSNR from 30 degrees", sides[0], 20.0, sides[1], "dB")]
