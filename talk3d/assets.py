@@ -237,6 +237,14 @@ def asset_finding(asset: Asset) -> Finding:
     return Finding(asset.name, "ok", f"{use}: {place}, {size:.1f} MB")
 
 # %% ../nbs/05_assets.ipynb #d52784bb
+def _named(name: str) -> Asset:
+    asset = next((asset for asset in OFFICIAL if asset.name == name), None)
+    if asset is None:
+        known = ", ".join(asset.name for asset in OFFICIAL)
+        raise InputError(f"no asset is called {name!r}; there are: {known}")
+    return asset
+
+
 def asset_path(
     name: str,  # of one of `OFFICIAL`
 ) -> Path:  # of a file or folder that is there
@@ -244,10 +252,7 @@ def asset_path(
 
     Raises `MissingAsset` unless it is there, `InputError` for a name that is not in the table.
     """
-    asset = next((asset for asset in OFFICIAL if asset.name == name), None)
-    if asset is None:
-        known = ", ".join(asset.name for asset in OFFICIAL)
-        raise InputError(f"no asset is called {name!r}; there are: {known}")
+    asset = _named(name)
     if (found := asset_finding(asset)).state != "ok":
         raise MissingAsset(
             f"{Path(asset.file).name} is {found.state}, needed for {found.detail}; "
@@ -259,8 +264,7 @@ def asset_path(
 def asset_sha256(name: str) -> str:
     """Digest of an official file, or of the files that make up a folder. Raises as `asset_path`."""
     place = asset_path(name)
-    asset = next(asset for asset in OFFICIAL if asset.name == name)
-    return "".join(file_sha256(path) for path in _files(asset, place))
+    return "".join(file_sha256(path) for path in _files(_named(name), place))
 
 # %% ../nbs/05_assets.ipynb #5bce54f0
 def _look(what: str, look: Callable[[], str]) -> Finding:

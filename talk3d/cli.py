@@ -349,7 +349,7 @@ def report(
     from talk3d.report import read_records, report_summary, total_counts, write_report
 
     records = read_records(folder)
-    path = write_report(folder)
+    path = write_report(folder, records)
     print(report_summary(records), path, sep="\n")
     if strict and total_counts(records)["fails"]:
         raise typer.Exit(1)

@@ -221,14 +221,14 @@ def _personalize(
     into: Path, source: Path, profile: Profile, split: Split, folder: Path, run: tuple[int, str]
 ) -> None:
     """Fit and save a person, and the cameras of the video where they were sought."""
-    found = Path("nowhere") if split.prior else _known(folder, split)
-    track = _seen_track(source, found, profile)
+    track, cameras = _sized_track(source, profile), None
+    if not split.prior and (found := _known(folder, split) / "cameras.npz").is_file():
+        cameras = load_cameras(found)
+        track = aimed(track, cameras)
     told = (track, split.train(track), profile, *run, split.prior)
-    identity, angles = _fit_person(*told)
-    if angles is None and (found / "cameras.npz").is_file():
-        angles = load_cameras(found / "cameras.npz")
+    identity, moved = _fit_person(*told)
     save_identity(into / "identity.safetensors", identity)
-    if angles is not None:
+    if (angles := cameras if moved is None else moved) is not None:
         save_cameras(into / "cameras.npz", angles)
 
 # %% ../nbs/61_pipeline.ipynb #042fab35
@@ -347,6 +347,12 @@ def train_stage(
 
     return team_stage(team, person.with_name(split.stage), key, work)
 
+# %% ../nbs/61_pipeline.ipynb #e6561122
+def save_restorer(into: Path, restorer: Restorer) -> None:
+    """Write the restorer of DIR, with its sizes, into its stage's folder."""
+    meta = {"kind": "gfpgan", "conventions": {}, "config": to_jsonable(restorer.config)}
+    save_checkpoint(into / "restorer.safetensors", dict(restorer.state_dict()), meta)
+
 # %% ../nbs/61_pipeline.ipynb #16e74c15
 def _restorer(word: str, folder: Path) -> Restorer:
     """A restorer: own (that of DIR), mini, official, or a file that was converted."""
@@ -378,8 +384,7 @@ def restorer_stage(
     def work(into: Path) -> None:
         restorer = _restorer(start, folder).to(device).requires_grad_(True)
         _teach_restorer(restorer, folder, profile, into, seed, device)
-        meta = {"kind": "gfpgan", "conventions": {}, "config": to_jsonable(restorer.config)}
-        save_checkpoint(into / "restorer.safetensors", dict(restorer.state_dict()), meta)
+        save_restorer(into, restorer)
 
     return run_stage(folder / "restorer", key, work)
 

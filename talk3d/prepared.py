@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 # %% ../nbs/82_prepared.ipynb #6e565e92
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint
 from .containers import read_pickle
 from .convert import generator_from_checkpoint, read_official
-from .core import InputError, digest, file_sha256, progress, to_jsonable
+from .core import InputError, digest, file_sha256, progress
 from .dataset import Drive
 from .faces import FaceTrack, landmark_token, pack_masks
 from .finding import SOURCES, follow_face, load_finder
@@ -29,7 +29,7 @@ from .inversion import Identity
 from .landmarks import SIX, head_pose
 from .media import FPS, RATE, fit_audio, read_audio
 from .official import portrait_from_official, restorer_from_official
-from .pipeline import load_identity, save_identity
+from .pipeline import load_identity, save_identity, save_restorer
 from .preprocess import load_track, read_action_units, read_landmarks, write_track
 from .provenance import run_stage, stage_key
 from .render import save_portrait
@@ -50,6 +50,11 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def train(self) -> int:
+        """How many frames, the first ones, the release trains on."""
+        return int(len(self) * 10 / 11)
 
 # %% ../nbs/82_prepared.ipynb #f28ff55a
 def _numbers(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -169,9 +174,9 @@ def track_from_prepared(
     """Write the track of a prepared folder. Raises `InputError` where it is incomplete."""
     root, prepared = Path(root), read_prepared(root)
     found = _crop_landmarks(prepared, landmarks, device)
-    size, train = len(_read_picture(prepared.pictures[0])), int(len(prepared) * 10 / 11)
+    size = len(_read_picture(prepared.pictures[0]))
     audio = fit_audio(read_audio(root / "aud.wav")[0], round(len(prepared) / FPS * RATE))
-    facts = {"train": train, "fps": FPS, "rate": RATE, "audio": audio, "size": size,
+    facts = {"train": prepared.train, "fps": FPS, "rate": RATE, "audio": audio, "size": size,
              "masks": "BiSeNet"}  # fmt: skip
 
     def pictures() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -228,15 +233,14 @@ def _save_portrait(
     portrait = portrait_from_official(checkpoint.tensors, person.generator, w, source)
     prepared = read_prepared(root)
     facts = {"hears": "official", "control": False, "from": checkpoint.meta["source"]}
-    save_portrait(into, portrait, drive_from_prepared(prepared), int(len(prepared) * 10 / 11),
+    save_portrait(into, portrait, drive_from_prepared(prepared), prepared.train,
                   **facts)  # fmt: skip
 
 
 def _save_restorer(checkpoint: Checkpoint, into: Path, source: str) -> None:
     restorer = restorer_from_official(checkpoint.tensors, RestorerConfig(), source)
     assert restorer is not None  # asked before
-    meta = {"kind": "gfpgan", "conventions": {}, "config": to_jsonable(restorer.config)}
-    save_checkpoint(into / "restorer.safetensors", dict(restorer.state_dict()), meta)
+    save_restorer(into, restorer)
 
 # %% ../nbs/82_prepared.ipynb #94a81d70
 def _digests(root: Path, names: tuple[str, ...]) -> dict[str, str]:

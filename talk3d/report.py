@@ -544,9 +544,12 @@ def report_page(records: Sequence[Record]) -> str:  # HTML
         raise InputError(f"{told} ({error}); make its records shorter") from error
 
 # %% ../nbs/84_report.ipynb #10db483a
-def write_report(folder: str | Path) -> Path:  # folder/report.html
-    """Write the report of a folder. Raises `InputError` as `read_records` does."""
-    page, path = report_page(read_records(folder)), Path(folder) / "report.html"
+def write_report(
+    folder: str | Path,
+    records: Sequence[Record],  # of `read_records`
+) -> Path:  # folder/report.html
+    """Write the report of a folder. Raises `InputError` as `report_page` does."""
+    page, path = report_page(records), Path(folder) / "report.html"
     with atomic_path(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path

@@ -222,10 +222,11 @@ def test_no_cell_failed(page):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     """A report with a claim of each verdict, a wide picture, a wide table and hostile texts."""
-    from talk3d.report import write_report
+    from talk3d.report import read_records, write_report
 
     folder = tmp_path_factory.mktemp("figures") / "demo"
-    return write_report(saved_targets(folder, "holds", "not-testable", "fails"))
+    folder = saved_targets(folder, "holds", "not-testable", "fails")
+    return write_report(folder, read_records(folder))
 
 
 @pytest.mark.parametrize("width", [390, 1200])
