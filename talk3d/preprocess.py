@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 # %% ../nbs/50_preprocess.ipynb #588e071b
-from .camera import Camera
 from .core import InputError, atomic_path, progress, read_json, write_json
 from .faces import HULLS, FaceTrack, eye_closing, eye_openness, landmark_token, pack_masks
 from talk3d.landmarks import (
@@ -35,7 +34,7 @@ from talk3d.landmarks import (
 )
 from .media import FPS, RATE, clip_audio, from_uint8, iter_frames, read_audio, write_audio
 from .parsing import FaceParser, parse, region_mask
-from .synthetic import Truth, truth_view
+from .synthetic import Truth, filmed_view
 
 # %% ../nbs/50_preprocess.ipynb #5e3716d8
 def _load_landmarks(path: str | Path) -> np.ndarray:
@@ -310,9 +309,7 @@ def truth_masks(truth: Truth) -> MaskSource:
     """Masks of an embedded talk, from the puppet itself."""
 
     def look(number: int, crop: np.ndarray, matrix: np.ndarray) -> UInt8[np.ndarray, "2 k"]:
-        here = slice(number, number + 1)
-        camera = Camera(truth.camera.cam2world[here], truth.camera.intrinsics[here])
-        seen, size = truth_view(truth, number, camera, truth.config.resolution, 1), crop.shape[:2]
+        seen, size = filmed_view(truth, number, 1), crop.shape[:2]
         parts = (seen.mask(part)[0].numpy().astype(np.uint8) for part in ("face", "mouth"))
         # Nearest: a pixel is of one part or of another.
         both = [cv2.warpAffine(x, matrix, size, flags=cv2.INTER_NEAREST) for x in parts]

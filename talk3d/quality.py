@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'Answer', 'answers_table', 'found_gap', 'true_opening', 'own_lips', 'cross_lips', 'crop_materials',
-           'resting_lips', 'lip_gains', 'look_from', 'from_the_sides', 'depth_at', 'SideErrors', 'side_errors',
+           'cropped_landmarks', 'resting_lips', 'lip_gains', 'from_the_sides', 'depth_at', 'SideErrors', 'side_errors',
            'portrait_without_prior', 'card_answers', 'quality', 'quality_stage', 'load_answers']
 
 # %% ../nbs/78_quality.ipynb #62b0664a
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Int16, UInt8
 from torch import Tensor, nn
 
 # %% ../nbs/78_quality.ipynb #ac61dd1c
-from .camera import Camera, orbit_camera
+from .camera import orbit_camera
 from .core import InputError, config_from_json, read_json, to_jsonable, write_json
 from .eg3d import Picture
 from .evaluate import CARDS, mean_picture
@@ -36,6 +36,7 @@ from .preprocess import load_track
 from .provenance import run_stage, stage_key, upstream
 
 # %% ../nbs/78_quality.ipynb #a21742c4
+from .person import PuppetMotion
 from .puppet import Puppet, PuppetFrame
 from .render import TalkingPortrait, load_portrait, render_frames, speak_over
 from .scores import Score, load_scores
@@ -43,13 +44,15 @@ from .speech import Speech
 from talk3d.synthetic import (
     TalkConfig,
     Truth,
+    filmed_view,
     load_truth,
     talk_landmarks,
     talk_motion,
     truth_view,
 )
-from .truth import LIPS
+from .truth import resting
 from .verdicts import spread_over
+from .views import look_from
 from .world import cross_speech
 
 # %% ../nbs/78_quality.ipynb #e3466206
@@ -126,27 +129,31 @@ def crop_materials(
     size: int,  # pixels along each side of the crops
 ) -> Int16[np.ndarray, "k s s"]:  # indices into MATERIALS; -1 beyond the frame
     """What each pixel shows in crops of one frame."""
-    here = slice(frame, frame + 1)
-    camera = Camera(truth.camera.cam2world[here], truth.camera.intrinsics[here])
-    seen = truth_view(truth, frame, camera, truth.config.resolution, 1).material[0]
-    given, nearest = seen.numpy().astype(np.int16), cv2.INTER_NEAREST  # no material between two
+    seen, nearest = filmed_view(truth, frame, 1), cv2.INTER_NEAREST  # no material between two
+    given = seen.material[0].numpy().astype(np.int16)
     rows = [cv2.warpAffine(given, m, (size, size), flags=nearest, borderValue=-1) for m in matrices]
     return np.stack(rows)
 
 # %% ../nbs/78_quality.ipynb #5cfc9e91
+def cropped_landmarks(
+    truth: Truth,
+    motion: PuppetMotion,  # of the person
+    matrices: Float[np.ndarray, "n 2 3"],  # of as many frames
+) -> Float[np.ndarray, "n 68 2"]:  # pixels of the crops
+    """Where the landmarks lie in crops when the person moves so."""
+    points = talk_landmarks(Puppet(truth.identity), motion, truth.config.resolution)
+    return transform(matrices.astype(np.float64), points.astype(np.float64))
+
+
 def resting_lips(
     truth: Truth,
     frames: Int[np.ndarray, " n"],
     matrices: Float[np.ndarray, "n 2 3"],  # of these frames
 ) -> Float[np.ndarray, "n 68 2"]:  # pixels of the crops
     """The landmarks of frames in which nothing is said, all else as it was."""
-    motion = truth.motion[torch.from_numpy(frames)]
-    shut = {name: torch.zeros(len(frames)) for name in LIPS}
-    puppet, side = Puppet(truth.identity), truth.config.resolution
-    points = talk_landmarks(puppet, replace(motion, **shut), side).astype(np.float64)
-    return transform(matrices.astype(np.float64), points)
+    return cropped_landmarks(truth, resting(truth.motion[torch.from_numpy(frames)]), matrices)
 
-
+# %% ../nbs/78_quality.ipynb #6b92a1ac
 def lip_gains(
     pictures: UInt8[np.ndarray, "n s s 3"],  # of a portrait
     truth: Truth,
@@ -159,18 +166,6 @@ def lip_gains(
     rest = resting_lips(truth, frames, track.matrices[frames])
     found = locate(finder, pictures)[0].astype(np.float64)
     return lip_distances(rest, exact) - lip_distances(found, exact)
-
-# %% ../nbs/78_quality.ipynb #006f8c7b
-@torch.no_grad()
-def look_from(
-    talking: TalkingPortrait,
-    frame: int,
-    camera: Camera,  # one or more
-) -> Picture:  # one picture for each camera
-    """A frame of a portrait from other cameras; its tokens stay the same."""
-    portrait, index = talking.portrait, torch.tensor([frame])
-    delta = portrait.deltaplane(portrait.tokens(talking.drive.conditions(index)))
-    return portrait.look(delta.expand(len(camera.cam2world), -1, -1, -1, -1), camera)
 
 # %% ../nbs/78_quality.ipynb #fe092150
 SIDES = (-30.0, 30.0)  # degrees of yaw

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REAL_MOTION', 'HEAD_PLACE', 'TalkConfig', 'smooth_noise', 'motion_numbers', 'head_motion', 'blink_curve',
            'gaze_curve', 'talk_motion', 'render_talk', 'talk_landmarks', 'make_talk', 'Truth', 'load_truth',
-           'truth_view', 'draw_frame']
+           'truth_view', 'filmed_view', 'draw_frame']
 
 # %% ../nbs/33_synthetic.ipynb #232f6b05
 import hashlib
@@ -370,6 +370,13 @@ def truth_view(
     """The exact world of one frame, seen from elsewhere."""
     same = truth.motion[torch.full((len(camera.cam2world),), frame)]
     return Puppet(truth.identity).render(same, camera, resolution, supersample)
+
+
+def filmed_view(truth: Truth, frame: int, supersample: int = 2) -> PuppetFrame:
+    """The exact world of one frame, as the video shows it."""
+    here = slice(frame, frame + 1)
+    camera = Camera(truth.camera.cam2world[here], truth.camera.intrinsics[here])
+    return truth_view(truth, frame, camera, truth.config.resolution, supersample)
 
 # %% ../nbs/33_synthetic.ipynb #df822369
 def draw_frame(

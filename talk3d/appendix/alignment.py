@@ -24,6 +24,7 @@ from talk3d.landmarks import (
     camera_angles,
     frontal_crops,
     head_pose,
+    inverse,
     iter_crops,
     posed_crops,
     smooth,
@@ -58,12 +59,6 @@ def _chained(*matrices: np.ndarray) -> np.ndarray:
     for matrix in square[1:]:
         product = product @ matrix
     return product[:, :2]
-
-
-def _undone(matrices: np.ndarray) -> np.ndarray:
-    """The inverses of affine matrices."""
-    linear = np.linalg.inv(matrices[:, :, :2])
-    return np.concatenate([linear, -linear @ matrices[:, :, 2:]], axis=2)
 
 # %% ../../nbs/83_appendix.alignment.ipynb #32501049
 def _seen(points: np.ndarray, rule: Callable, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +95,7 @@ def disturb(
     wrong, where = calm + pixels * noise, frames - track.train
     rule = _RULES[config.alignment]
     (right, look), (moved, wrong_look) = (_seen(x, rule, size) for x in (calm, wrong))
-    matrices = _chained(moved[where], _undone(right[where]), own[where])
+    matrices = _chained(moved[where], inverse(right[where]), own[where])
     pose, wrong_pose = (head_pose(x[where], (width, width), sigma=0.0) for x in (calm, wrong))
     told = wrong_pose - pose, (wrong_look - look)[where], landmark_token(wrong[where], width)
     return Disturbed(matrices, _told(pick_frames(talking.drive, torch.from_numpy(frames)), *told))
@@ -145,7 +140,7 @@ def _moved(matrices: np.ndarray, own: np.ndarray, size: int) -> np.ndarray:
     """How far each pixel of a crop (n s s) is from where it was."""
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).reshape(-1, 2)
     pixels = np.tile(grid.astype(np.float64), (len(own), 1, 1))
-    was = transform(_chained(own, _undone(matrices)), pixels)
+    was = transform(_chained(own, inverse(matrices)), pixels)
     return np.linalg.norm(was - pixels, axis=-1).reshape(-1, size, size)
 
 

@@ -9,7 +9,7 @@ __all__ = ['LEVEL', 'EG3D_FOCAL', 'raw_landmarks', 'crop_corners', 'corner_steps
 
 # %% ../../nbs/83_appendix.cropping.ipynb #3046b724
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ from talk3d.landmarks import (
     crop_frames,
     ffhq_quad,
     frontal_crops,
+    inverse,
     reference_points,
     similarity,
     smooth,
@@ -37,18 +38,13 @@ from ..media import to_uint8
 from ..model import Portrait
 from ..plot import COLOURS
 from ..preprocess import PreprocessConfig
-from ..synthetic import Truth, truth_view
+from ..synthetic import Truth, filmed_view
 from ..verdicts import Claim, measured, row, settled, together
-
-# %% ../../nbs/83_appendix.cropping.ipynb #7b584705
-def _inverse(matrices: Float[np.ndarray, "t 2 3"]) -> Float[np.ndarray, "t 2 3"]:
-    linear = np.linalg.inv(matrices[:, :, :2])
-    return np.concatenate([linear, -linear @ matrices[:, :, 2:]], axis=2)
 
 # %% ../../nbs/83_appendix.cropping.ipynb #4f587946
 def raw_landmarks(track: FaceTrack) -> Float[np.ndarray, "t 68 2"]:  # pixels of the frames
     """The landmarks that a track was made from."""
-    back = _inverse(track.matrices.astype(np.float64))
+    back = inverse(track.matrices.astype(np.float64))
     return transform(back, track.landmarks.astype(np.float64))
 
 
@@ -59,7 +55,7 @@ def crop_corners(
     """The output square of each crop, in its frame."""
     a, b = -0.5, size - 0.5  # edges of the outer pixels
     square = np.array([[a, a], [b, a], [b, b], [a, b]])
-    return transform(_inverse(matrices), np.tile(square, (len(matrices), 1, 1)))
+    return transform(inverse(matrices), np.tile(square, (len(matrices), 1, 1)))
 
 # %% ../../nbs/83_appendix.cropping.ipynb #7d557e89
 def corner_steps(
@@ -107,7 +103,7 @@ def boundary_error(
 ) -> float:  # pixels of the frame
     """How far off, at most, a crop shows the place that its inverse matrix says."""
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).reshape(-1, 2)
-    wanted = transform(_inverse(matrices), np.tile(grid.astype(np.float64), (len(matrices), 1, 1)))
+    wanted = transform(inverse(matrices), np.tile(grid.astype(np.float64), (len(matrices), 1, 1)))
     middle = wanted.mean(axis=1).round()[:, None]  # k 1 2
     place = np.stack(np.meshgrid(np.arange(width), np.arange(width), [0]), axis=-1)[:, :, 0]
     painted = [np.clip(128 + (place - [*m[0], 0]) / LEVEL, 0, 255).astype(np.uint8) for m in middle]
@@ -226,12 +222,10 @@ def crop_example(
     centre, x, y = ffhq_quad(face)
     square = np.stack([centre - x - y, centre + x - y, centre + x + y, centre - x + y])
     if truth is None:
-        back = _inverse(own)[0]
+        back = inverse(own)[0]
         frame = cv2.warpAffine(np.asarray(track.crops[number]), back, (width, width))
     else:
-        here = slice(number, number + 1)
-        camera = replace(truth.camera, **{k: v[here] for k, v in vars(truth.camera).items()})
-        frame = to_uint8(truth_view(truth, number, camera, truth.config.resolution).rgb)[0]
+        frame = to_uint8(filmed_view(truth, number).rgb)[0]
     corners = crop_corners(np.eye(2, 3)[None], size)[0]
     other = crop_frames([frame], similarity(square, corners)[None], size)
     squares = np.stack([crop_corners(own, size)[0], square])

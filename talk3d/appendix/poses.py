@@ -22,15 +22,15 @@ from matplotlib.patches import Rectangle
 from scipy.spatial import ConvexHull
 
 # %% ../../nbs/83_appendix.poses.ipynb #258a2b57
-from ..camera import Camera, official_pitch, orbit_camera
+from ..camera import official_pitch, orbit_camera
 from ..core import MissingAsset, import_extra
 from ..ledger import Ledger, Statement, statement
 from ..media import iter_frames
 from ..plot import COLOURS, markdown_table
 from ..poses import PoseSet, angles_of_positions, read_eg3d_labels
-from ..quality import SideErrors, look_from, portrait_without_prior, side_errors
+from ..quality import SideErrors, portrait_without_prior, side_errors
 from ..render import TalkingPortrait, load_portrait
-from ..synthetic import Truth, load_truth, truth_view
+from ..synthetic import Truth, filmed_view, load_truth, truth_view
 from talk3d.verdicts import (
     Claim,
     frames_a_second,
@@ -41,7 +41,7 @@ from talk3d.verdicts import (
     together,
     untestable,
 )
-from ..views import C2_VIEWS
+from ..views import C2_VIEWS, look_from
 from ..world import Faces
 
 # %% ../../nbs/83_appendix.poses.ipynb #d83aff61
@@ -122,11 +122,7 @@ def video_changes(
     frames = spread_over(0, len(truth.landmarks), count + 1).tolist()
     film = enumerate(iter_frames(Path(world) / "video.mp4", shortest=0.0))
     pictures = np.stack([picture for k, picture in film if k in frames])
-    where, lens = truth.camera.cam2world, truth.camera.intrinsics
-    seen = [
-        truth_view(truth, k, Camera(where[k : k + 1], lens[k : k + 1]), pictures.shape[1], 1)
-        for k in frames
-    ]
+    seen = [filmed_view(truth, k, 1) for k in frames]
     head = torch.cat([one.mask("face") | one.mask("hair") for one in seen]).numpy()
     return changes_in(pictures, head, torch.cat([x.mask("background") for x in seen]).numpy())
 
