@@ -253,7 +253,7 @@ def _apart(who: Float[Tensor, "n e"]) -> Float[Tensor, " n"]:
     alike = (who @ who.mT).fill_diagonal_(0.0)
     return 1 - alike.sum(dim=1) / (len(who) - 1)
 
-# %% ../../nbs/83_appendix.directions.ipynb #2787dc64
+# %% ../../nbs/83_appendix.directions.ipynb #55a19f72
 @dataclass(frozen=True)
 class DirectionsConfig:
     """How directions are found and looked at."""
@@ -268,7 +268,7 @@ class DirectionsConfig:
     places: tuple[float, ...] = (-2.0, -1.0, 0.0, 1.0, 2.0)  # deviations from the mean person
 
 
-_FEW = DirectionsConfig(codes=1000, share=0.05, unseen=200, puppets=5, people=4, walkers=1)
+_FEW = DirectionsConfig(codes=1000, share=0.05, unseen=200, puppets=4, people=3, walkers=1)
 
 # %% ../../nbs/83_appendix.directions.ipynb #4dbc138d
 @dataclass(frozen=True)
@@ -440,7 +440,7 @@ def _halves(claim: Statement, seen: Evidence, names: Sequence[str]) -> Claim:
             parts.append(measured(claim, [rise.numpy()], what, block=1))
     return together(claim, parts)
 
-# %% ../../nbs/83_appendix.directions.ipynb #4b35fe02
+# %% ../../nbs/83_appendix.directions.ipynb #857908b7
 def direction_claims(ledger: Ledger, found: Findings) -> list[Claim]:
     """What the evidence says of the latent space."""
     diverse, vectors, several = (
@@ -451,15 +451,9 @@ def direction_claims(ledger: Ledger, found: Findings) -> list[Claim]:
         lacks = "latents of which it is known whom they show"
         return [untestable(one, lacks) for one in (diverse, vectors, several)]
     names = [_words(one.name) for one in found.directions]
-    told = [
-        measured(
-            several,
-            [(right - 0.5).numpy()],
-            f"unseen latents told apart by {name}, share above one half",
-            1,
-        )
-        for name, right in zip(names, seen.told, strict=True)
-    ]
+    above = [(right - 0.5).numpy() for right in seen.told]
+    words = [f"unseen latents told apart by {name}, share above one half" for name in names]
+    told = [measured(several, [a], what, block=1) for a, what in zip(above, words, strict=True)]
     what = "distance of random people above the middle of training people's and one person's"
     apart = measured(diverse, [_differences(seen).numpy()], what, block=1)
     return [apart, _halves(vectors, seen, names), together(several, told)]
