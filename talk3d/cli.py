@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'assets_app', 'say', 'doctor', 'world', 'frame', 'train_mini', 'convert', 'benchmark', 'preflight',
-           'preprocess', 'personalize', 'train', 'render', 'evaluate', 'reproduce', 'report', 'main']
+           'preprocess', 'personalize', 'train', 'render', 'evaluate', 'ablate', 'reproduce', 'report', 'main']
 
 # %% ../nbs/99_cli.ipynb #f5194ba6
 import importlib
@@ -301,6 +301,32 @@ def evaluate(
 
         say(quality_stage(folder), f"{folder}/quality")
         print(answers_table(load_answers(folder)))
+
+# %% ../nbs/99_cli.ipynb #81ca6330
+@app.command()
+def ablate(
+    folder: Folder,
+    row: Annotated[list[str] | None, typer.Option(help='"w/o sync", ...; none: all')] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="none: 0, 1 and 2")] = None,
+    out: Annotated[Path | None, typer.Option(help="one file with all runs, .json")] = None,
+    profile: ProfileName = "demo",
+    device: Device = "auto",
+) -> None:
+    """Train and score the rows of Tables F.3 to F.5, each from scratch with three seeds."""
+    from talk3d.ablations import ablations
+    from talk3d.appendix.ablating import SEEDS, ablation_stage, collect_runs, save_runs
+    from talk3d.profiles import profile_named
+
+    chosen = profile_named(profile)
+    if chosen.networks == "none":
+        raise InputError(f"profile {profile} has no sync loss to leave out; use --profile demo")
+    for name in row or ablations():
+        for seed in seeds or SEEDS:
+            done = ablation_stage(folder, chosen, name, seed, device)
+            say(done, f"{folder}/ablations, {name}, seed {seed}")
+    if out is not None:
+        save_runs(out, collect_runs(folder))
+        print(out)
 
 # %% ../nbs/99_cli.ipynb #0c67fb44
 def _pair(text: str) -> tuple[str, str]:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSS_ROLES', 'preprocess_stage', 'world_stage', 'Split', 'save_identity', 'load_identity', 'network_digests',
-           'personalize_stage', 'team_stage', 'train_stage', 'restorer_stage', 'Wishes', 'render_stage']
+           'loss_networks', 'personalize_stage', 'team_stage', 'train_stage', 'restorer_stage', 'Wishes',
+           'render_stage']
 
 # %% ../nbs/61_pipeline.ipynb #144ffc69
 import itertools
@@ -119,6 +120,7 @@ class Split:
     folds: int = 1
     control: bool = False  # learn with the audio dealt out to the wrong frames
     prior: bool = True  # start from the prior; False: from the video alone, to see what it is worth
+    row: str = ""  # ROW/SEED of an ablation, whose portraits lie apart
 
     def test(self, track: FaceTrack) -> Tensor:
         """Frames held out, in order."""
@@ -135,8 +137,9 @@ class Split:
 
     @property
     def stage(self) -> str:
-        """Name of the folder of the training stage."""
-        return "train-control" if self.control else "train"
+        """The folder of the training stage, from where this run's stages lie."""
+        stage = "train-control" if self.control else "train"
+        return f"ablations/{self.row}/{stage}" if self.row else stage
 
 # %% ../nbs/61_pipeline.ipynb #93de0821
 def save_identity(path: Path, identity: Identity) -> None:
@@ -188,8 +191,9 @@ def _prior(profile: Profile) -> Generator:
 def _judge(profile: Profile, device: str) -> nn.Module:
     return supplied(profile.networks, "perceptual").to(device)
 
-
-def _judges(profile: Profile, device: str) -> LossNetworks:
+# %% ../nbs/61_pipeline.ipynb #8ad172c8
+def loss_networks(profile: Profile, device: str = "cpu") -> LossNetworks:
+    """The networks that judge a training. Raises `MissingAsset` for one that is absent."""
     if profile.networks == "none":
         return NO_NETWORKS
     embedder, expert = (supplied(profile.networks, r).to(device) for r in LOSS_ROLES[1:])
@@ -315,7 +319,7 @@ def _learn(
     identity = load_identity(person / "identity.safetensors", device)
     sizes = replace(profile.portrait, generator=identity.generator.config)
     portrait = new_portrait(identity, sizes, seed)
-    train(portrait, frames, profile.train, into, seed, _judges(profile, device), team)
+    train(portrait, frames, profile.train, into, seed, loss_networks(profile, device), team)
     if team.rank:
         return
     facts = {"key": folder_key(into), "control": split.control, "hears": profile.hears,
@@ -345,7 +349,7 @@ def train_stage(
         track, listen = _seen_track(source, person, profile), load_listener(profile.hears)
         _learn(into, profile, track, listen, person, (seed, device), split, team)
 
-    return team_stage(team, person.with_name(split.stage), key, work)
+    return team_stage(team, split.folder(folder) / split.stage, key, work)
 
 # %% ../nbs/61_pipeline.ipynb #e6561122
 def save_restorer(into: Path, restorer: Restorer) -> None:
@@ -400,7 +404,7 @@ def _teach_restorer(
     track = load_track(folder / "preprocess")
     frames = talking_frames(track, Split().train(track))
     frames = replace(frames, drive=talking.motion)  # what the portrait hears, and its cameras
-    networks = _judges(profile, device)
+    networks = loss_networks(profile, device)
     train_restorer(restorer, talking.portrait, frames, profile.restorer, into, seed, networks)
 
 # %% ../nbs/61_pipeline.ipynb #01255d9e

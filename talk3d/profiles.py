@@ -40,6 +40,7 @@ class Profile:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)  # with one
     train: TrainConfig = field(default_factory=TrainConfig)
     restorer: RestorerTraining = field(default_factory=RestorerTraining)
+    ablation_steps: int | None = None  # of each row of an ablation; None: those of `train`
 
     @property
     def made_with(self) -> str:
@@ -80,7 +81,7 @@ DEMO = Profile(
         TokenConfig(audio_channels=48, octaves=(4, 3, 3)),  # 48: the mini recogniser's symbols
         unit="spread",
     ),
-    networks="mini",
+    networks="mini", ablation_steps=120,
     tracking=DEMO_TRACKING,
     train=TrainConfig(
         steps=1000, rate=2e-3, decay=0.9, decay_steps=30, save_seconds=15.0, validate_steps=100,
