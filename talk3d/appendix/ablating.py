@@ -11,6 +11,7 @@ __all__ = ['SEEDS', 'COLUMNS', 'row_folder', 'ablated', 'face_shapes', 'UnitRead
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +290,8 @@ def collect_runs(
     if missing := [f"{row} ({seed})" for (row, seed), path in paths.items() if not path.is_file()]:
         told = f"{len(missing)} of {len(paths)} runs are missing in {folder}: {missing[0]}"
         raise InputError(f"{told}, ...; train them with: talk3d ablate {folder}")
-    return [read_json(path) for path in paths.values()]
+    day = lambda path: {"date": str(date.fromtimestamp(path.stat().st_mtime))}  # noqa: E731
+    return [read_json(path) | day(path) for path in paths.values()]
 
 
 def save_runs(path: str | Path, runs: Sequence[dict[str, Any]]) -> bool:  # whether it changed
