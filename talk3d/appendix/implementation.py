@@ -226,7 +226,7 @@ def measure_cost(
     pictures = config.steps * config.sampling.pictures
     return Cost(what, machine, frame, best_seconds(step, 1), pictures)
 
-
+# %% ../../nbs/83_appendix.implementation.ipynb #e6d500d1
 def kept_cost(path: str | Path) -> Cost:  # portrait_full_cpu.json of figures/benchmarks
     """The committed benchmark of a portrait of the paper's size, and the release's training."""
     kept, release = read_json(path), TrainConfig()

@@ -151,12 +151,16 @@ def region_changes(
     mean = lambda mask: (change * mask).sum((1, 2)) / mask.sum((1, 2))  # noqa: E731
     return {name: mean(mask).double().numpy() for name, mask in masks.items()}
 
-# %% ../../nbs/83_appendix.limits.ipynb #d002b9dd
-def order_error(talking: TalkingPortrait, frames: Int[Tensor, " n"]) -> float:  # in [-1, 1]
+# %% ../../nbs/83_appendix.limits.ipynb #78d905ad
+def order_error(
+    talking: TalkingPortrait,
+    frames: Int[Tensor, " n"],
+    pictures: Float[Tensor, "n 3 s s"],  # of these frames, rendered in their order
+) -> float:  # largest difference, of values in [-1, 1]
     """How far frames are from the same frames rendered backwards."""
-    ways = (frames, frames.flip(0))
-    ours = [paint(talking, frame_tokens(talking, x), talking.drive.cameras(x)) for x in ways]
-    return float((ours[0] - ours[1].flip(0)).abs().max())
+    back = frames.flip(0)
+    again = paint(talking, frame_tokens(talking, back), talking.drive.cameras(back))
+    return float((pictures - again.flip(0)).abs().max())
 
 # %% ../../nbs/83_appendix.limits.ipynb #0608a4bc
 @torch.no_grad()
@@ -233,18 +237,18 @@ class Limits:
     """What a stretch of held-out frames shows; None where it cannot be known."""
 
     frames: Int[np.ndarray, " n"]
-    sync: dict[str, Float[np.ndarray, " _"]]  # of `sync_gains`; {}: nobody listens
-    marks: dict[str, Any]
+    sigma: float  # of the smoothing of tokens, frames
+    marks: dict[str, Any]  # of `rendered_marks`
     order: float  # of `order_error`
     shaken: tuple[int, int, dict[str, float]]  # of `shaken_planes`
     changes: dict[str, Float[np.ndarray, " _"]]  # of another sound, each region
-    lips: Float[np.ndarray, " _"] | None  # of `lip_gains`
-    own: Float[np.ndarray, " _"] | None  # change of the true background, levels
-    plain: Float[np.ndarray, " _"] | None  # flicker of the background
-    calm: Float[np.ndarray, " _"] | None  # the same with tokens smoothed
-    walls: tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]] | None  # of `wall_halves`
-    prior: Float[np.ndarray, " _"] | None  # PSNR with the prior minus without, dB
-    sigma: float  # of the smoothing, frames
+    sync: dict[str, Float[np.ndarray, " _"]]  # of `sync_gains`; {}: nobody listens
+    prior: Float[np.ndarray, " _"] | None = None  # PSNR with the prior minus without, dB
+    lips: Float[np.ndarray, " _"] | None = None  # of `lip_gains`
+    own: Float[np.ndarray, " _"] | None = None  # change of the true background, levels
+    plain: Float[np.ndarray, " _"] | None = None  # flicker of the background
+    calm: Float[np.ndarray, " _"] | None = None  # the same with tokens smoothed
+    walls: tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]] | None = None  # `wall_halves`
 
 # %% ../../nbs/83_appendix.limits.ipynb #d85f6fc9
 def _heard(
@@ -267,25 +271,41 @@ def _heard(
 def _prior_gain(
     ours: Tensor, without: TalkingPortrait | None, frames: Tensor, true: Tensor
 ) -> np.ndarray | None:
-    """PSNR of every other frame, with the prior minus without."""
+    """PSNR of each frame, with the prior minus without."""
     if without is None:
         return None
-    some = torch.arange(0, len(frames), 2)
-    given = frame_tokens(without, frames[some]), without.drive.cameras(frames[some])
-    theirs = psnr_frames(paint(without, *given), true[some])
-    return (psnr_frames(ours[some], true[some]) - theirs).double().numpy()
+    given = frame_tokens(without, frames), without.drive.cameras(frames)
+    theirs = psnr_frames(paint(without, *given), true)
+    return (psnr_frames(ours, true) - theirs).double().numpy()
 
 
-def _time_and_wall(
-    talking: TalkingPortrait, frames: Tensor, ours: Tensor, true: Tensor, wall: Tensor, sigma: float
-) -> dict[str, Any]:  # fields of Limits
-    """Flicker of the background, with tokens as they are and smoothed; and its two halves."""
-    camera = talking.drive.cameras(frames)
-    smooth_ones = paint(talking, calm_tokens(talking, frames, sigma), camera)
-    plain, calm = (flicker(x, true, wall) for x in (ours, smooth_ones))
-    own = flicker(true, torch.zeros_like(true), wall)
-    walls = wall_halves(ours, true, wall)
-    return {"own": own, "plain": plain, "calm": calm, "walls": walls}
+def _spoken(
+    talking: TalkingPortrait, frames: Tensor, ours: Tensor, masks: dict[str, Tensor]
+) -> dict[str, np.ndarray]:
+    """What another sound changes in each region."""
+    tokens = frame_tokens(other_sound(talking, frames), frames)
+    return region_changes(ours, paint(talking, tokens, talking.drive.cameras(frames)), masks)
+
+# %% ../../nbs/83_appendix.limits.ipynb #61d70479
+PART = 32  # first frames of a stretch, of which time and wall are looked at
+
+
+def _with_truth(
+    found: Limits, talking: TalkingPortrait, track: FaceTrack, truth: Truth,
+    finder: nn.Module | None, pictures: tuple[Tensor, Tensor],
+) -> Limits:  # fmt: skip
+    """What only the truth tells: lips, and the background over time."""
+    first, (ours, true) = torch.from_numpy(found.frames[:PART]), pictures
+    wall = region_masks(track, first, truth)["background"]
+    tokens = calm_tokens(talking, first, found.sigma)
+    smoothed = paint(talking, tokens, talking.drive.cameras(first))
+    part, known = true[:PART], dict[str, Any]()
+    known["own"] = flicker(part, torch.zeros_like(part), wall)
+    known["plain"], known["calm"] = (flicker(x, part, wall) for x in (ours[:PART], smoothed))
+    known["walls"] = wall_halves(ours[:PART], part, wall)
+    if finder is not None:
+        known["lips"] = lip_gains(to_uint8(ours), truth, track, found.frames, finder)
+    return replace(found, **known)
 
 # %% ../../nbs/83_appendix.limits.ipynb #544d228c
 def measure_limits(
@@ -301,22 +321,18 @@ def measure_limits(
     """Measure everything on one stretch."""
     ours = paint(talking, frame_tokens(talking, frames), talking.drive.cameras(frames))
     true = from_uint8(np.ascontiguousarray(track.crops[frames.numpy()]))
-    shown, masks, some = to_uint8(ours), region_masks(track, frames, truth), frames[::2]
-    deaf = frame_tokens(other_sound(talking, some), some)
-    spoken = paint(talking, deaf, talking.drive.cameras(some))
-    changes = region_changes(ours[::2], spoken, {n: m[::2] for n, m in masks.items()})
+    shown, apart = to_uint8(ours), slice(None, None, max(1, len(frames) // 16))
+    some, masks = frames[apart], region_masks(track, frames[apart], truth)
     sound = track.audio[int(frames[0]) * 640 : (int(frames[-1]) + 1) * 640]
+    shaken = shaken_planes(talking, int(frames[0]), {n: m[:1] for n, m in masks.items()})
     found = Limits(
-        frames.numpy(), _heard(scorer, track, frames, shown), rendered_marks(shown, sound),
-        order_error(talking, frames[:8]),
-        shaken_planes(talking, int(frames[0]), {n: m[:1] for n, m in masks.items()}), changes,
-        None, None, None, None, None, _prior_gain(ours, without, frames, true), sigma,
+        frames.numpy(), sigma, rendered_marks(shown, sound),
+        order_error(talking, frames[:8], ours[:8]), shaken,
+        _spoken(talking, some, ours[apart], masks), _heard(scorer, track, frames, shown),
+        _prior_gain(ours[apart], without, some, true[apart]),
     )  # fmt: skip
-    if truth is None:
-        return found
-    known = _time_and_wall(talking, frames, ours, true, masks["background"], sigma)
-    lips = finder and lip_gains(shown, truth, track, frames.numpy(), finder)
-    return replace(found, lips=lips, **known)
+    pictures = ours, true
+    return _with_truth(found, talking, track, truth, finder, pictures) if truth else found
 
 # %% ../../nbs/83_appendix.limits.ipynb #20181ff4
 Say = Callable[[str], Statement]
@@ -362,7 +378,7 @@ def _claimed(say: Say, found: Limits, judge: str) -> list[Claim]:
         sync = together(say("accurate-lips"), parts)
     return [mark, prior, lips, sync, _alone(say, found.changes)]
 
-
+# %% ../../nbs/83_appendix.limits.ipynb #cb774cde
 def _alone(say: Say, changes: dict[str, np.ndarray]) -> Claim:
     """Whether sound alone moves the lips more than the rest."""
     if "torso" not in changes:
@@ -404,11 +420,14 @@ def draw_flicker(axis: Axes, found: Limits) -> None:
     """Flicker of the background over time, beside what the truth itself does."""
     rows = {"truth's own change": found.own, "flicker": found.plain}
     rows[f"flicker, tokens smoothed by {found.sigma:g} frame"] = found.calm
-    seconds = (found.frames[1:] - found.frames[0]) / 25
     for colour, (name, values) in zip(("0.6", *COLOURS), rows.items(), strict=False):
         if values is not None:
+            seconds = np.arange(1, len(values) + 1) / 25
             axis.plot(seconds, values, color=colour, label=name, linewidth=1)
     axis.set(xlabel="time (s)", ylabel="background, change a frame\n(levels of 255)")
-    axis.set(ylim=(0, None))
-    if axis.lines:
-        axis.legend(fontsize=6)
+    if not axis.lines:
+        axis.text(0.5, 0.5, "the wall is known of an embedded talk only", ha="center", fontsize=7)
+        axis.axis("off")
+        return
+    axis.set(ylim=(0, 1.5 * axis.get_ylim()[1]))  # room for the legend
+    axis.legend(fontsize=6, loc="upper left")
