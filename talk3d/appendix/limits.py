@@ -77,7 +77,7 @@ def calm_tokens(
     smoothed = torch.from_numpy(smooth(tokens.numpy(), sigma))
     return smoothed[frames - around[0]]
 
-
+# %% ../../nbs/83_appendix.limits.ipynb #5c0e71ad
 def paint_frames(
     talking: TalkingPortrait, frames: Int[Tensor, " n"]
 ) -> Float[Tensor, "n 3 s s"]:  # in [-1, 1]
@@ -208,7 +208,8 @@ def sync_gains(
 ) -> dict[str, Float[np.ndarray, " w"]]:  # of each window; positive: their own is nearer
     """How much nearer lips are to their own sound. Raises `InputError` below 13 frames."""
     faces, count = speaking_faces(pictures, boxes), windows_of(len(pictures), len(own))
-    lips = scorer.lips(lip_windows(faces, 0, count))
+    parts = [(start, min(start + 20, count)) for start in range(0, count, 20)]
+    lips = torch.cat([scorer.lips(lip_windows(faces, *part)) for part in parts])
 
     def far(sound: np.ndarray) -> Tensor:
         heard = scorer.sound(sound_windows(mfcc(int16_scale(sound)), 0, count))
