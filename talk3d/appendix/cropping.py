@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure, SubFigure
 from torch import nn
 
-# %% ../../nbs/83_appendix.cropping.ipynb #1bc5f7ae
+# %% ../../nbs/83_appendix.cropping.ipynb #9e42d498
 from ..camera import FOCAL, orbit_camera
 from ..faces import FaceTrack
 from ..fan import locate

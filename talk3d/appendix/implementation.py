@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..attention import Attention, PlaneTransformerBlock
@@ -34,11 +34,11 @@ from ..pipeline import Split
 from ..plot import markdown_table
 from ..portrait_cost import step_of
 from ..quality import lip_gains
-from ..render import Renderer, TalkingPortrait, draw
+from ..render import Renderer, TalkingPortrait, draw, render_frames
 from ..synthetic import Truth
 from ..tokens import Conditions, TokenConfig, TokenEncoder
 from ..train import TrainConfig
-from ..verdicts import BLOCK, Claim, measured, row, settled, together, untestable, within
+from ..verdicts import Claim, measured, row, settled, together, untestable, within
 
 # %% ../../nbs/83_appendix.implementation.ipynb #830d109f
 def _cross(network: nn.Module) -> Attention:
@@ -226,7 +226,7 @@ def measure_cost(
     pictures = config.steps * config.sampling.pictures
     return Cost(what, machine, frame, best_seconds(step, 1), pictures)
 
-
+# %% ../../nbs/83_appendix.implementation.ipynb #e6d500d1
 def kept_cost(path: str | Path) -> Cost:  # portrait_full_cpu.json of figures/benchmarks
     """The committed benchmark of a portrait of the paper's size, and the release's training."""
     kept, release = read_json(path), TrainConfig()
@@ -262,8 +262,7 @@ class Implementation:
     heard: float | None  # of `recogniser_error`; None: no recogniser
     effects: dict[str, float]
     attention: AttentionCheck
-    lips: Float[np.ndarray, " p"] | None  # of `lip_gains`, means of neighbours
-    block: int  # of those in a second
+    lips: Float[np.ndarray, " t"] | None  # of `lip_gains`, all frames that are held out
 
 # %% ../../nbs/83_appendix.implementation.ipynb #3982b2ad
 def _parts(track: FaceTrack) -> tuple[int, int, int]:
@@ -283,22 +282,19 @@ def _heard(talking: TalkingPortrait, track: FaceTrack) -> tuple[str, float | Non
 def measure_implementation(
     talking: TalkingPortrait,
     track: FaceTrack,
-    pairs: Int[Tensor, " n"],  # held-out frames, each with its neighbour
-    pictures: UInt8[np.ndarray, "n s s 3"],  # of these frames, by the portrait
     truth: Truth | None = None,  # of an embedded talk whose pictures the mini networks know
     paper: PortraitConfig | None = None,  # whose sizes are counted; None: the paper's
 ) -> Implementation:
-    """Measure everything but crops and what enlarges."""
-    sizes, lips = paper or PortraitConfig(), None
+    """Measure everything but crops and what enlarges; lips on all frames of the test part."""
+    sizes, frames, lips = paper or PortraitConfig(), Split().test(track), None
     if truth is not None:
-        gains = lip_gains(pictures, truth, track, pairs.numpy(), load_mini("landmarks"))
-        lips = gains.reshape(-1, 2).mean(axis=1)
-    spread = (len(track) - track.train) / (len(pairs) / 2)  # frames from pair to pair
+        shown = render_frames(talking.portrait, talking.drive, frames, "held out")
+        lips = lip_gains(shown, truth, track, frames.numpy(), load_mini("landmarks"))
     return Implementation(
         *_parts(track), track.fps, track.points.shape[1:],
         predictor_shapes(sizes), attention_sizes(sizes), encoder_sizes(sizes.tokens),
-        *_heard(talking, track), token_effects(talking, pairs[[0, -1]]),
-        check_attention(talking, int(pairs[0])), lips, max(1, round(BLOCK / spread)),
+        *_heard(talking, track), token_effects(talking, frames[[0, -1]]),
+        check_attention(talking, int(frames[0])), lips,
     )  # fmt: skip
 
 # %% ../../nbs/83_appendix.implementation.ipynb #5b44a38b
@@ -316,9 +312,8 @@ def _data_claims(say: Say, found: Implementation, longest: float) -> list[Claim]
     told = f"learned from {seconds:.0f} s, the paper's videos last {longest:.0f} s"
     short = settled(say("few-minutes"), seconds <= longest, told)
     told = "distance from the true lips, lips at rest minus ours, pixels of the crop"
-    return [split, together(say("few-minutes"), [
-        short, measured(say("few-minutes"), [found.lips], told, found.block),
-    ])]  # fmt: skip
+    nearer = measured(say("few-minutes"), [found.lips], told)
+    return [split, together(say("few-minutes"), [short, nearer])]
 
 # %% ../../nbs/83_appendix.implementation.ipynb #aaab50c7
 def _encoder_claims(say: Say, found: Implementation) -> list[Claim]:
