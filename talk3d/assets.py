@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OFFICIAL', 'State', 'Asset', 'assets_folder', 'torch_folder', 'asset_place', 'Finding', 'format_findings',
            'asset_finding', 'asset_path', 'asset_sha256', 'environment_findings', 'package_findings',
-           'profile_findings', 'mini_finding', 'doctor']
+           'profile_findings', 'mini_finding', 'doctor', 'missing_files']
 
 # %% ../nbs/05_assets.ipynb #2aeda4fe
 import importlib.metadata
@@ -128,7 +128,7 @@ _PICTURE_SCORE = (
     Asset(
         "gfpgan",
         "GFPGANv1.3.pth",
-        "restoring the rendered face",
+        "restoring the rendered face: train --restorer, target secB",
         "Apache-2.0 with NVIDIA non-commercial parts: check before commercial use",
         profiles=(),
         note="GFPGAN by Tencent ARC, version 1.3",
@@ -346,21 +346,20 @@ def environment_findings() -> list[Finding]:
 _PACKAGES = {  # module -> the extra of talk3d it comes with; "" is the package itself
     **dict.fromkeys(("cv2", "einops", "jaxtyping", "matplotlib", "numpy", "safetensors"), ""),
     **dict.fromkeys(("scipy", "tqdm", "typer"), ""),
-    **dict.fromkeys(("ipykernel", "papermill", "snakemake"), "reproduce"),
+    **dict.fromkeys(("ipykernel", "papermill", "sklearn", "snakemake"), "reproduce"),
     **dict.fromkeys(("ipywidgets", "jupyterlab", "plotly"), "lab"),
     **dict.fromkeys(("skimage", "trimesh"), "geometry"),
     "espeakng_loader": "speech",
 }
 _DISTRIBUTIONS = {  # module -> the name it is installed by, where that differs
-    "cv2": "opencv-python", "espeakng_loader": "espeakng-loader", "skimage": "scikit-image",
+    "cv2": "opencv-python", "espeakng_loader": "espeakng-loader",
+    "skimage": "scikit-image", "sklearn": "scikit-learn",
 }  # fmt: skip
 _USES = {
-    "": "every command",
-    "reproduce": "the figures: talk3d reproduce",
-    "lab": "the notebooks of the tour",
-    "geometry": "meshes: talk3d.geometry",
+    "": "every command", "reproduce": "the figures: talk3d reproduce",
+    "lab": "the notebooks of the tour", "geometry": "meshes: talk3d.geometry",
     "speech": "speaking new text; the clip that ships needs nothing",
-}
+}  # fmt: skip
 
 
 def _version(module: str) -> str:
@@ -386,8 +385,9 @@ def package_findings() -> list[Finding]:
     return findings
 
 # %% ../nbs/05_assets.ipynb #07d3748c
-_SMOKE = "reproduces figA1 figC2 figF4, also with --clip VIDEO, and makes a portrait of it"
+_SMOKE = "reproduces the appendix without a verdict, also with --clip VIDEO, and makes its portrait"
 _DEMO = "the same, better, from the prior of the mini bundle and judged by its networks"
+_PAPER = "the same at the paper's sizes, from official files; hours on a GPU"
 _SMOKE_NEEDS = ("torch", "PyAV", "packages", "extra reproduce")
 _DEMO_NEEDS = ("mini prior", "mini perceptual", "mini embedder", "mini lipsync_expert")
 
@@ -399,16 +399,14 @@ def profile_findings(
     bad = {finding.what for finding in findings if finding.state != "ok"}
     small = _runnable("smoke", _SMOKE_NEEDS, bad, _SMOKE)
     middle = _runnable("demo", (*_SMOKE_NEEDS, *_DEMO_NEEDS), bad, _DEMO)
-    wanted = [asset for asset in OFFICIAL if "paper" in asset.profiles and asset.name in bad]
-    files = ", ".join(Path(asset.file).name for asset in wanted)
-    paper = f"needs {files}" if wanted else "has every official file"
-    told = f"{paper}; this version has no loaders for it yet"
-    return [small, middle, Finding("profile paper", "missing", told)]
+    official = [asset.name for asset in OFFICIAL if "paper" in asset.profiles]
+    return [small, middle, _runnable("paper", (*_SMOKE_NEEDS, *official), bad, _PAPER)]
 
 
 def _runnable(name: str, needs: Sequence[str], bad: set[str], good: str) -> Finding:
     lacks = [what for what in needs if what in bad]
-    told = f"needs {', '.join(lacks)}: see above" if lacks else good
+    more = f"; talk3d doctor --profile {name}" if name == "paper" else ": see above"
+    told = f"needs {', '.join(lacks)}{more}" if lacks else good
     return Finding(f"profile {name}", "missing" if lacks else "ok", told)
 
 # %% ../nbs/05_assets.ipynb #d67a95f6
@@ -434,3 +432,18 @@ def doctor() -> list[Finding]:
     findings += [mini_finding(name) for name in MINI]
     findings += [asset_finding(asset) for asset in OFFICIAL]
     return findings + profile_findings(findings)
+
+
+def missing_files(
+    profile: str,  # smoke, demo or paper
+) -> str:  # five lines for each file, or one for none
+    """The official files that a profile lacks: purpose, licence, origin and place."""
+    blocks = []
+    for asset in OFFICIAL if profile == "paper" else ():
+        if (found := asset_finding(asset)).state != "ok":
+            use = asset.purpose if asset.profiles else f"{asset.purpose} (optional)"
+            told = {"for": use, "licence": asset.licence, "from": asset.note}
+            told["place"] = f"{asset_place(asset)}{'/' * asset.file.endswith('/')}"
+            rows = [f"    {name:8} {text}" for name, text in told.items()]
+            blocks.append("\n".join([f"{found.state}: {Path(asset.file).name}", *rows]))
+    return "\n".join(blocks) or f"profile {profile} lacks no official file"
