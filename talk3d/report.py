@@ -438,7 +438,7 @@ def _provenance(record: Record) -> str:
 
 def _stamp(record: Record) -> str:
     if not NEEDS.get(record.target, ("train",)):
-        return safe(f"profile {record.profile}, without a portrait")
+        return safe(f"profile {record.profile}, without a portrait of this run")
     made = profile_named(record.profile).made_with
     return safe(f"{record.source}, profile {record.profile}: {made}")
 
@@ -548,10 +548,11 @@ def write_report(
     folder: str | Path,
     records: Sequence[Record],  # of `read_records`
 ) -> Path:  # folder/report.html
-    """Write the report of a folder. Raises `InputError` as `report_page` does."""
+    """Write a report unless it stands there already. Raises `InputError` as `report_page` does."""
     page, path = report_page(records), Path(folder) / "report.html"
-    with atomic_path(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    if not path.is_file() or path.read_bytes() != page.encode():
+        with atomic_path(path) as partial:
+            partial.write_bytes(page.encode())
     return path
 
 
