@@ -7,6 +7,9 @@ DIR, OUT = Path(config["folder"]), Path(config["out_dir"])
 PYTHON = config["python"]
 TALK3D = f"{PYTHON!r} -m talk3d.cli"
 RUN = f"--profile {config['profile']} --seed {config['seed']} --device {config['device']}"
+GPU = 0 if config["device"] == "cpu" else 1  # one machine runs one stage with a GPU at a time
+# Where nothing starts from a prior, a control or a restorer of another profile fits nobody.
+CLEAR = "" if config["networks"] != "none" else "rm -rf {DIR:q}/no-prior {DIR:q}/restorer && "
 
 
 def key(name):
@@ -53,20 +56,42 @@ rule personalize:
     input: key("personalize"), done("preprocess")
     output: touch(done("personalize"))
     threads: 2
-    shell: "OMP_NUM_THREADS={threads} {TALK3D} personalize {DIR:q} {RUN}"
+    resources: gpu=GPU
+    shell: CLEAR + "OMP_NUM_THREADS={threads} {TALK3D} personalize {DIR:q} {RUN}"
 
 
 rule train:
     input: key("train"), done("personalize")
     output: touch(done("train"))
     threads: 2
+    resources: gpu=GPU
     shell: "OMP_NUM_THREADS={threads} {TALK3D} train {DIR:q} {RUN}"
+
+
+rule control:
+    input: key("control"), done("personalize")
+    output: touch(done("control"))
+    threads: 2
+    resources: gpu=GPU
+    shell:
+        "export OMP_NUM_THREADS={threads}; {TALK3D} personalize {DIR:q} --no-prior {RUN}"
+        " && {TALK3D} train {DIR:q} --no-prior {RUN}"
+
+
+rule restorer:
+    input: key("restorer"), done("train")
+    output: touch(done("restorer"))
+    threads: 2
+    resources: gpu=GPU
+    shell:
+        "OMP_NUM_THREADS={threads} {TALK3D} train {DIR:q} --restorer {config[networks]} {RUN}"
 
 
 rule evaluate:
     input: key("evaluate"), done("train")
     output: touch(done("evaluate"))
     threads: 2
+    resources: gpu=GPU
     shell: "OMP_NUM_THREADS={threads} {TALK3D} evaluate {DIR:q} {RUN}"
 
 

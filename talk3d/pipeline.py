@@ -339,7 +339,7 @@ def train_stage(
     source, person = Path(folder) / "preprocess", split.folder(folder) / "personalize"
     inputs = {
         "preprocess": upstream(source, f"preprocess VIDEO {folder}"),
-        "personalize": upstream(person, f"personalize {folder}"),
+        "personalize": upstream(person, f"personalize {folder}{' --no-prior' * (not split.prior)}"),
     } | network_digests(profile, LOSS_ROLES)
     config = [profile.train, profile.portrait, profile.hears, seed, _words(split)]
     key = stage_key("train", config, inputs | _ears(profile))

@@ -4,22 +4,27 @@
 
 # %% auto #0
 __all__ = ['PRINTED', 'NEEDS', 'USER_FILES', 'project_root', 'available_targets', 'choose_targets', 'notebook_cells',
-           'notebook_parameters', 'check_parameters', 'notebook_digest', 'Run', 'stage_keys', 'run_folders',
-           'target_parameters', 'write_plan', 'reproduce']
+           'notebook_parameters', 'check_parameters', 'Run', 'target_needs', 'run_stages', 'notebook_digest',
+           'stage_keys', 'run_folders', 'target_parameters', 'write_plan', 'reproduce', 'dry_run']
 
 # %% ../nbs/81_reproduce.ipynb #2e287f9e
 import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .assets import OFFICIAL, asset_finding
 from .core import InputError, MissingAsset, digest, file_sha256, write_json
 from .evaluate import judge_digests
+from .networks import ROLES
 from .pipeline import LOSS_ROLES, network_digests
 from .profiles import Profile, profile_named
 from .provenance import code_digest, imported_modules, source_digest
@@ -39,11 +44,11 @@ def project_root(start: str | Path = ".") -> Path:
 PRINTED = ("figA1", "figC2", "tabC1", "tabD2", "figF3", "figF4", "tabF3", "tabF4", "tabF5",
            "figG5", "secB", "secH", "audit")  # fmt: skip
 NEEDS = {  # the stages a target reads; train unless it says otherwise
-    "figA1": ("preprocess",),
-    "tabD2": (),
-    "audit": (),
+    **dict.fromkeys(("figA1", "figC2", "secH"), ("train", "control")),
+    "secB": ("train", "restorer"),
+    **dict.fromkeys(("tabD2", "tabF3", "tabF4", "tabF5", "audit"), ()),
 }
-USER_FILES = ("poses", "labels", "ratings", "boundary")  # parameters that name a file
+USER_FILES = ("poses", "labels", "ratings", "boundary", "runs")  # parameters that name a file
 
 # %% ../nbs/81_reproduce.ipynb #f52ee12e
 def available_targets(root: Path) -> dict[str, Path]:
@@ -111,13 +116,6 @@ def check_parameters(path: Path, given: dict[str, str]) -> dict[str, Any]:
             ) from None
     return typed
 
-# %% ../nbs/81_reproduce.ipynb #b0a6a497
-def notebook_digest(path: Path) -> str:
-    """Digest of a notebook's code and of the package code behind it."""
-    source = "\n".join("".join(cell["source"]) for cell in notebook_cells(path))
-    modules = sorted(imported_modules(source))
-    return digest([source_digest(source), [code_digest(module) for module in modules]])
-
 # %% ../nbs/81_reproduce.ipynb #30cdfb65
 @dataclass(frozen=True)
 class Run:
@@ -135,29 +133,101 @@ class Run:
     evaluate: bool = False  # lip scores as well
     parameters: tuple[tuple[str, str], ...] = ()  # of the notebooks
     work: str | None = None  # where stages lie; None: work/ of the checkout
+    workflow_profile: str | None = None  # of Snakemake, for a cluster; None: this machine
+
+# %% ../nbs/81_reproduce.ipynb #247607af
+_BEFORE = {  # the stage that each stage begins with, as in the Snakefile
+    "preprocess": "world",
+    "personalize": "preprocess",
+    "train": "personalize",
+    "control": "personalize",
+    "restorer": "train",
+    "evaluate": "train",
+}
+_OF_NETWORKS = ("control", "restorer")  # stages of the profiles that have networks
+
+# %% ../nbs/81_reproduce.ipynb #fb2bfdba
+def target_needs(target: str, run: Run, profile: Profile) -> tuple[str, ...]:
+    """The last stages that a target reads in this run."""
+    bare = profile.networks == "none"
+    if target == "figA1" and (bare or run.clip):
+        return ("preprocess",)
+    needs = NEEDS.get(target, ("train",))
+    return tuple(stage for stage in needs if not (bare and stage in _OF_NETWORKS))
+
+
+def run_stages(run: Run, profile: Profile, targets: Iterable[str]) -> list[str]:
+    """All stages that these targets, and the lip scores if wished, are built on, in order."""
+    found = {stage for target in targets for stage in target_needs(target, run, profile)}
+    found |= {"evaluate"} if run.evaluate else set()
+    for stage in reversed(_BEFORE):
+        found |= {_BEFORE[stage]} if stage in found else set()
+    named = [stage for stage in ("world", *_BEFORE) if stage in found]
+    return ["clip" if run.clip and stage == "world" else stage for stage in named]
+
+# %% ../nbs/81_reproduce.ipynb #b0a6a497
+def notebook_digest(path: Path) -> str:
+    """Digest of a notebook's code and of the package code behind it."""
+    source = "\n".join("".join(cell["source"]) for cell in notebook_cells(path))
+    modules = sorted(imported_modules(source))
+    return digest([source_digest(source), [code_digest(module) for module in modules]])
+
+# %% ../nbs/81_reproduce.ipynb #14069e46
+_ROLES = {  # the networks that a stage reads
+    "personalize": ("prior", "perceptual"),
+    "train": (*LOSS_ROLES, "audio"),
+    "control": ("prior", *LOSS_ROLES, "audio"),
+    "restorer": ("restorer", *LOSS_ROLES),
+}
+_CODE = {  # the modules behind a stage, where they are not called like it
+    "clip": ("world",),
+    "personalize": ("tracking",),
+    "control": ("tracking", "train"),
+    "restorer": ("second_stage",),
+}
+
+# %% ../nbs/81_reproduce.ipynb #6c1533b6
+def _configs(stage: str, run: Run, profile: Profile) -> Any:
+    person = [profile.portrait, profile.personalize, profile.tracking]
+    speech = [profile.portrait, profile.train, profile.hears]
+    return {
+        "world": [profile.talk, profile.talks],
+        "preprocess": [profile.preprocess, run.resample],
+        "personalize": person,
+        "train": speech,
+        "control": [person, speech],
+        "restorer": [profile.restorer, profile.networks],
+        "evaluate": [profile],
+    }.get(stage, [])
+
+# %% ../nbs/81_reproduce.ipynb #d7e5793a
+def _stage_key(stage: str, run: Run, profile: Profile) -> Any:
+    code = [code_digest(module) for module in _CODE.get(stage, (stage,))]
+    key: list[Any] = [_configs(stage, run, profile), code]
+    if stage in ("clip", "preprocess") and run.clip:
+        files = {"clip": run.clip, "landmarks": str(run.landmarks)}
+        return [*key, {name: file_sha256(path) for name, path in files.items()}]
+    if stage in ("world", "clip", "preprocess"):
+        return key
+    if stage == "evaluate":
+        known = judge_digests(profile, not run.clip)
+    else:
+        known = network_digests(profile, _ROLES[stage])
+    return [*key, known, run.seed, run.device]
 
 # %% ../nbs/81_reproduce.ipynb #8d465d51
-def stage_keys(run: Run, profile: Profile) -> dict[str, Any]:
-    """What each stage depends on beside the stage before it."""
-    outside = {}
-    if run.clip:
-        outside = {"clip": file_sha256(run.clip), "landmarks": file_sha256(str(run.landmarks))}
-    common = [run.seed, run.device]
-    fitted = network_digests(profile, ["prior", "perceptual"])
-    person = [profile.portrait, profile.personalize, profile.tracking, fitted]
-    judged = network_digests(profile, [*LOSS_ROLES, "audio"])
-    learnt = [profile.portrait, profile.train, profile.hears, judged]
-    judges = judge_digests(profile, not run.clip)
-    return {
-        "clip" if run.clip else "world": [
-            outside or [profile.talk, profile.talks],
-            code_digest("world"),
-        ],
-        "preprocess": [profile.preprocess, run.resample, outside, code_digest("preprocess")],
-        "personalize": [person, common, code_digest("tracking")],
-        "train": [learnt, common, code_digest("train")],
-        "evaluate": [profile, common, judges, code_digest("evaluate")],
-    }
+def stage_keys(
+    run: Run,
+    profile: Profile,
+    stages: Iterable[str] | None = None,  # None: all that the profile has
+) -> dict[str, Any]:
+    """What each stage depends on beside the stage before it.
+
+    Raises `MissingAsset` where a network of the profile is absent.
+    """
+    if stages is None:
+        stages = run_stages(replace(run, evaluate=True), profile, PRINTED)
+    return {stage: _stage_key(stage, run, profile) for stage in stages}
 
 # %% ../nbs/81_reproduce.ipynb #37dfbd85
 def _absolute(path: str | None) -> str | None:
@@ -180,6 +250,7 @@ def target_parameters(run: Run, root: Path, notebook: Path) -> dict[str, Any]:
     folder, out_dir = run_folders(run, root)
     facts = {"profile": run.profile, "folder": str(folder), "out_dir": str(out_dir),
              "reference": str(root / "figures" / "reference"), "seed": run.seed,
+             "runs": str(root / "figures" / "demo" / "ablations.json"),  # of `make ablations`
              "device": run.device, "source": source,
              "poses": _absolute(run.poses) or ""}  # fmt: skip
     names = notebook_parameters(notebook)
@@ -189,6 +260,9 @@ def target_parameters(run: Run, root: Path, notebook: Path) -> dict[str, Any]:
     return own | given | files
 
 # %% ../nbs/81_reproduce.ipynb #381d7b5b
+_WISHES = ("profile", "seed", "device", "clip", "resample", "evaluate")  # for the Snakefile
+
+
 def _sources(run: Run, folder: Path) -> dict[str, str]:
     """The video to start from and its landmarks: the user's, or those of the embedded world."""
     world = folder / "world"
@@ -198,17 +272,38 @@ def _sources(run: Run, folder: Path) -> dict[str, str]:
     }
 
 # %% ../nbs/81_reproduce.ipynb #76d483bd
-def _target_keys(run: Run, root: Path, name: str, notebook: Path) -> dict[str, Any]:
-    """What a target depends on beside its stages, and the parameters of its notebook."""
-    parameters = target_parameters(run, root, notebook)
-    printed = root / "figures" / "reference"  # the audit reads what is said of every target
-    outside = sorted(printed.glob("*.json")) if name == "audit" else [printed / f"{name}.json"]
-    given = (parameters.get(kind) for kind in USER_FILES)
-    known = [file_sha256(path) for path in (*outside, *filter(None, given))]
-    return {name: [notebook_digest(notebook), parameters, known], f"{name}.parameters": parameters}
+def _target_keys(run: Run, root: Path, notebooks: dict[str, Path]) -> dict[str, Any]:
+    """What each target depends on beside its stages, and the parameters of its notebook."""
+    keys: dict[str, Any] = {}
+    for name, notebook in notebooks.items():
+        parameters = target_parameters(run, root, notebook)
+        printed = root / "figures" / "reference"  # the audit reads what is said of every target
+        outside = sorted(printed.glob("*.json")) if name == "audit" else [printed / f"{name}.json"]
+        given = {kind: parameters[kind] for kind in USER_FILES if parameters.get(kind)}
+        if not Path(given.get("runs", ".")).exists():
+            del given["runs"]  # the notebook says so, in its words
+        known = [file_sha256(path) for path in (*outside, *given.values())]
+        keys[name] = [notebook_digest(notebook), parameters, known]
+        keys[f"{name}.parameters"] = parameters
+    return keys
+
+
+def _known_keys(run: Run, profile: Profile, stages: list[str]) -> dict[str, Any]:
+    """The keys of stages as far as they can be known; those that lack a file say so."""
+    keys: dict[str, Any] = {}
+    for stage in stages:
+        try:
+            keys |= stage_keys(run, profile, [stage])
+        except MissingAsset as error:
+            keys[stage] = {"missing": str(error)}
+    return keys
 
 # %% ../nbs/81_reproduce.ipynb #be98d24e
-def write_plan(run: Run, root: Path) -> Path:  # the config file of the Snakefile
+def write_plan(
+    run: Run,
+    root: Path,
+    trial: Path | None = None,  # where to write instead, though official files be missing
+) -> Path:  # the config file of the Snakefile
     """Check a run and write its plan and keys; nothing else is touched.
 
     Raises `InputError` on anything that cannot be done.
@@ -217,18 +312,30 @@ def write_plan(run: Run, root: Path) -> Path:  # the config file of the Snakefil
     if (run.clip is None) != (run.landmarks is None):
         raise InputError("--clip and --landmarks belong together; give both or neither")
     folder, out_dir = run_folders(run, root)
-    keys: dict[str, Any] = stage_keys(run, profile)
-    entries = {}
-    for name, notebook in notebooks.items():
-        keys |= _target_keys(run, root, name, notebook)
-        entries[name] = {"notebook": str(notebook), "needs": NEEDS.get(name, ("train",))}
-    for name, value in keys.items():
-        write_json(folder / "keys" / f"{name}.json", value)
-    plan = {"python": sys.executable, "folder": folder, "out_dir": out_dir, "targets": entries,
-            **_sources(run, folder)}  # fmt: skip
-    wishes = ("profile", "seed", "device", "clip", "resample", "evaluate")
-    write_json(folder / "keys" / "plan.json", plan | {name: getattr(run, name) for name in wishes})
-    return folder / "keys" / "plan.json"
+    into, find = trial or folder, _known_keys if trial else stage_keys
+    keys = find(run, profile, run_stages(run, profile, notebooks))
+    for name, value in (keys | _target_keys(run, root, notebooks)).items():
+        write_json(into / "keys" / f"{name}.json", value)
+    targets = {name: {"notebook": str(notebook), "needs": target_needs(name, run, profile)}
+               for name, notebook in notebooks.items()}  # fmt: skip
+    plan = {"python": sys.executable, "folder": into, "out_dir": out_dir, "targets": targets,
+            "networks": profile.networks, **_sources(run, folder)}  # fmt: skip
+    plan |= {name: getattr(run, name) for name in _WISHES}
+    write_json(into / "keys" / "plan.json", plan)
+    return into / "keys" / "plan.json"
+
+# %% ../nbs/81_reproduce.ipynb #08201751
+def _snakemake(run: Run, root: Path, plan: Path, folder: Path) -> list[str]:
+    """The command line of Snakemake for a plan, in a folder."""
+    where = ["--cores", str(run.cores), "--resources", "gpu=1"]
+    if run.workflow_profile:
+        profile = Path(run.workflow_profile).resolve()
+        if not list(profile.glob("config*.yaml")):
+            raise InputError(f"{profile} holds no config.yaml of Snakemake; try profiles/slurm")
+        where = ["--workflow-profile", str(profile)]
+    return [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"),
+            "--configfile", str(plan), "--directory", str(folder), *where, "--rerun-incomplete",
+            "--rerun-triggers", "mtime", "--nolock"]  # fmt: skip
 
 # %% ../nbs/81_reproduce.ipynb #8b9c967e
 def reproduce(run: Run, root: Path | None = None) -> list[Path]:  # the figures' records
@@ -239,12 +346,74 @@ def reproduce(run: Run, root: Path | None = None) -> list[Path]:  # the figures'
     root = root or project_root()
     plan = write_plan(run, root)
     folder, out_dir = run_folders(run, root)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"),
-               "--configfile", str(plan), "--directory", str(folder), "--cores", str(run.cores),
-               "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock",
-               "--quiet", "progress", "rules"]  # fmt: skip
+    command = [*_snakemake(run, root, plan, folder), "--quiet", "progress", "rules"]
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     if subprocess.run(command, env=environment).returncode:
         raise InputError(f"a job failed, its message stands above; logs: {folder}/.snakemake/log")
     names = run.targets or tuple(available_targets(root))
     return [out_dir / f"{name}.json" for name in names]
+
+# %% ../nbs/81_reproduce.ipynb #67760a67
+_REASONS = {  # what Snakemake says -> what it means here; the first that fits
+    "Missing output files": "not made yet",
+    "Incomplete output files": "left unfinished",
+    r"Updated input files: [^;]*keys/": "its code, config or input changed",
+    "updated": "what it is built on was or will be made anew",
+}
+
+
+def _jobs(told: str) -> list[tuple[str, str]]:  # rule, and why it runs; in order
+    """The jobs of a dry run of Snakemake."""
+    found = re.findall(r"^(?:local)?rule (\S+):\n(?:    .*\n)*?    reason: (.*)$", told, re.M)
+    told_of = {why: next((_REASONS[p] for p in _REASONS if re.search(p, why, re.I)), why)
+               for _, why in found}  # fmt: skip
+    return [(rule, told_of[why]) for rule, why in found if rule != "all"]
+
+# %% ../nbs/81_reproduce.ipynb #aee71fec
+def _trial(run: Run, root: Path) -> list[tuple[str, str]]:  # stage or target, and why it runs
+    """What Snakemake would do. Raises `InputError` when it cannot say."""
+    folder = run_folders(run, root)[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "run"
+        for part in ("keys", "done"):
+            if (folder / part).is_dir():
+                shutil.copytree(folder / part, copy / part)  # with the times of the files
+        plan = write_plan(run, root, copy)
+        here = replace(run, workflow_profile=None)  # where jobs run changes none of them
+        command = [*_snakemake(here, root, plan, copy), "--dry-run", "--nocolor"]
+        result = subprocess.run(command, capture_output=True, text=True)
+    told = result.stdout + result.stderr
+    if result.returncode:
+        raise InputError(f"Snakemake cannot plan this; it says: {' '.join(told.split())[-400:]}")
+    return _jobs(told)
+
+# %% ../nbs/81_reproduce.ipynb #72fdf65f
+def _missing(profile: Profile, stages: Iterable[str]) -> list[str]:  # a line for each file
+    """Official files that these stages read and that are not in their place."""
+    users: dict[str, list[str]] = {}
+    for stage in stages if profile.networks == "official" else ():
+        for role in _ROLES.get(stage, ()):
+            users.setdefault(ROLES[role], []).append(stage)
+    lacking = [a for a in OFFICIAL if a.name in users and asset_finding(a).state != "ok"]
+    return [f"{a.file}: {a.purpose}; read by {', '.join(users[a.name])}" for a in lacking]
+
+# %% ../nbs/81_reproduce.ipynb #51aa1fc0
+def dry_run(run: Run, root: Path | None = None) -> str:
+    """What `reproduce` would do, in order, and why; nothing is done and nothing written.
+
+    Raises `InputError` on anything that cannot be done, but not for a missing official file.
+    """
+    root = root or project_root()
+    jobs, profile = _trial(run, root), profile_named(run.profile)
+    names = tuple(choose_targets(root, run.targets))
+    stages = run_stages(run, profile, names)
+    due = dict(jobs)
+    fresh = [name for name in (*stages, *names) if name not in due]
+    where = f"profile {profile.name}, in {run_folders(run, root)[0]}"
+    lines = [f"{len(jobs)} steps would run, {where}" if jobs else f"nothing to do, {where}"]
+    lines += [f"{k:3}  {name:12} {why}" for k, (name, why) in enumerate(jobs, 1)]
+    lines += [f"up to date: {', '.join(fresh)}"] if fresh else []
+    if missing := _missing(profile, stages):
+        lines += ["these official files are missing:", *(f"     {line}" for line in missing)]
+        lines.append(f"talk3d doctor --profile {profile.name} lists them with licence and place")
+    return "\n".join(lines)
