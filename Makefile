@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2>/dev/null
 	@touch $@
 
-reproduce: $(READY)  ## redraw the figures and tables of the appendix from the embedded world
+reproduce: $(READY)  ## redraw figures and tables of the appendix, and write figures/demo/report.html
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile demo --cores $(CORES)
 
 benchmark: $(READY)  ## time generator and portrait at full size; records in figures/benchmarks

@@ -40,7 +40,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Folder = Annotated[Path, typer.Argument(help="folder of the portrait and all its stages")]
 Video = Annotated[Path, typer.Argument(help="a talking head at 25 fps, with sound")]
 Resample = Annotated[bool, typer.Option("--resample", help="take other frame rates")]
+NoPrior = Annotated[bool, typer.Option("--no-prior", help="a control: from the video alone")]
 Angle = Annotated[float | None, typer.Option(help="degrees; none: the camera's")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would run and why, and end")]
+Cluster = Annotated[Path | None, typer.Option(help="of Snakemake, such as profiles/slurm")]
 _TOKEN_WORDS = "eye, angle or landmark: NAME (its mean), NAME@FRAME or NAME=FILE"
 _RESTORER_WORDS = "then tune a restorer: mini, official, or a converted GFPGAN"
 _AXES_WORDS = "fixed or original; none: the file's"
@@ -49,11 +52,18 @@ _EXTRA_WORDS = "depth, triplane, deltaplane or attention, into --extras"
 
 # %% ../nbs/99_cli.ipynb #0413918a
 @app.command()
-def doctor() -> None:
+def doctor(
+    profile: Annotated[str | None, typer.Option(help="what this one lacks, file by file")] = None,
+) -> None:
     """Say what is installed, what is missing, and what each profile can run."""
     from talk3d.assets import doctor as examine
-    from talk3d.assets import format_findings
+    from talk3d.assets import format_findings, missing_files
+    from talk3d.profiles import profile_named
 
+    if profile is not None:
+        name = profile_named(profile).name
+        print(missing_files(name))
+        return
     print(format_findings(examine()))
 
 # %% ../nbs/99_cli.ipynb #831dc33e
@@ -216,19 +226,26 @@ def preprocess(
 # %% ../nbs/99_cli.ipynb #a4f5a521
 @app.command()
 def personalize(
-    folder: Folder, profile: ProfileName = "smoke", seed: Seed = 0, device: Device = "auto"
+    folder: Folder,
+    no_prior: NoPrior = False,
+    profile: ProfileName = "smoke",
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """Fit the generator to the person."""
-    from talk3d.pipeline import personalize_stage
+    from talk3d.pipeline import Split, personalize_stage
     from talk3d.profiles import profile_named
 
-    say(personalize_stage(folder, profile_named(profile), seed, device), f"{folder}/personalize")
+    split = Split(prior=not no_prior)
+    done = personalize_stage(folder, profile_named(profile), seed, device, split)
+    say(done, f"{split.folder(folder)}/personalize")
 
 # %% ../nbs/99_cli.ipynb #ad797fe9
 @app.command()
 def train(
     folder: Folder,
     restorer: Annotated[str | None, typer.Option(help=_RESTORER_WORDS)] = None,
+    no_prior: NoPrior = False,
     profile: ProfileName = "smoke",
     seed: Seed = 0,
     device: Device = "auto",
@@ -237,14 +254,16 @@ def train(
 
     Several processes share the work: accelerate launch -m talk3d.cli train DIR.
     """
-    from talk3d.pipeline import restorer_stage, train_stage
+    from talk3d.pipeline import Split, restorer_stage, train_stage
     from talk3d.profiles import profile_named
     from talk3d.train import join_team
 
-    chosen, team = profile_named(profile), join_team(device)
-    done = train_stage(folder, chosen, seed, device, team=team)
+    if no_prior and restorer is not None:
+        raise InputError("a restorer is tuned to the portrait of DIR; leave --no-prior out")
+    chosen, team, split = profile_named(profile), join_team(device), Split(prior=not no_prior)
+    done = train_stage(folder, chosen, seed, device, split, team)
     if team.rank == 0:
-        say(done, f"{folder}/train")
+        say(done, f"{split.folder(folder)}/train")
         if restorer is not None:  # by the first process alone
             say(restorer_stage(folder, chosen, restorer, seed, device), f"{folder}/restorer")
 
@@ -335,6 +354,21 @@ def _pair(text: str) -> tuple[str, str]:
         raise InputError(f"-p takes NAME=VALUE, not {text!r}; for example: -p seed=1")
     return name, value
 
+# %% ../nbs/99_cli.ipynb #e29aff0c
+def _tell_report(folder: Path) -> dict[str, int]:  # claims of each verdict
+    """Write the report of a folder and say where it is."""
+    from talk3d.report import read_records, report_summary, total_counts, write_report
+
+    records = read_records(folder)
+    path = write_report(folder, records)
+    print(report_summary(records), path, sep="\n")
+    return total_counts(records)
+
+
+def _shown(record: Path) -> Path:  # the picture of a target, its table where it has none
+    known = (record.with_suffix(ending) for ending in (".png", ".md"))
+    return next((path for path in known if path.is_file()), record)
+
 # %% ../nbs/99_cli.ipynb #eaf79112
 @app.command()
 def reproduce(
@@ -354,16 +388,23 @@ def reproduce(
     seed: Seed = 0,
     device: Device = "auto",
     work: Annotated[Path | None, typer.Option(help="where stages go; none: work/")] = None,
+    workflow_profile: Cluster = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """Make figures and tables of the appendix from nothing."""
-    from talk3d.reproduce import Run, reproduce
+    """Make figures and tables of the appendix from nothing, and the report of them."""
+    from talk3d import reproduce as module
 
     text = lambda path: None if path is None else str(path)  # noqa: E731
     pairs = tuple(_pair(p) for p in parameter or ())
-    run = Run(tuple(targets or ()), profile, cores, seed, device, text(clip), text(landmarks),
-              resample, text(poses), lips, pairs, text(work))  # fmt: skip
-    for path in reproduce(run):
-        print(path.with_suffix(".png"))
+    run = module.Run(tuple(targets or ()), profile, cores, seed, device, text(clip),
+                     text(landmarks), resample, text(poses), lips, pairs, text(work),
+                     text(workflow_profile))  # fmt: skip
+    if dry_run:
+        print(module.dry_run(run))
+        return
+    made = module.reproduce(run)
+    print(*map(_shown, made), sep="\n")
+    _tell_report(made[0].parent)
 
 # %% ../nbs/99_cli.ipynb #8f1b1065
 @app.command()
@@ -372,12 +413,7 @@ def report(
     strict: Annotated[bool, typer.Option("--strict", help="exit code 1 if a claim fails")] = False,
 ) -> None:
     """All figures, numbers and verdicts on one page: FOLDER/report.html."""
-    from talk3d.report import read_records, report_summary, total_counts, write_report
-
-    records = read_records(folder)
-    path = write_report(folder, records)
-    print(report_summary(records), path, sep="\n")
-    if strict and total_counts(records)["fails"]:
+    if _tell_report(folder)["fails"] and strict:
         raise typer.Exit(1)
 
 # %% ../nbs/99_cli.ipynb #6f70d382
