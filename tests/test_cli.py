@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import yaml
 from cells import NBS, ROOT
 from toys import (
     FRAMES,
@@ -23,10 +24,11 @@ from toys import (
 )
 from toys import without as copy_without
 
+from talk3d.assets import OFFICIAL, asset_place
 from talk3d.cli import main
 from talk3d.core import read_json
 from talk3d.media import write_clip
-from talk3d.reproduce import PRINTED
+from talk3d.reproduce import PRINTED, Run, run_folders, write_plan
 
 BAR = re.compile(r"^\w[\w -]*: +\d+(it|%).*\[.*\]$")  # what `progress` draws
 FIGURE = NBS / "figures" / "figA1_pose_distribution.ipynb"
@@ -146,6 +148,7 @@ def test_unwritable_folders_are_refused(good, tmp_path, refused):
 
 FULL_DISK = """
 import resource, signal, sys
+from talk3d.assets import OFFICIAL, asset_place
 from talk3d.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
@@ -169,7 +172,6 @@ def test_wishes_that_cannot_be_met_are_refused(good, tmp_path, refused):
     work = ["--work", tmp_path / "work"]
     cases = {
         ("figZ9",): "no target 'figZ9'; there are: figA1, figC2, tabC1",
-        ("tabF3",): "has no notebook in this version; there are: figA1",
         ("figA1", "--profile", "huge"): "no profile 'huge'; use smoke, demo or paper",
         ("figA1", "--profile", "paper"): "the 3D prior of faces",
         ("figA1", "-p", "colour=red"): "has no parameter 'colour'; it has: profile",
@@ -186,10 +188,81 @@ def test_wishes_that_cannot_be_met_are_refused(good, tmp_path, refused):
     assert not (tmp_path / "work").exists()
 
 
+def test_a_dry_run_plans_what_cannot_run_yet(good, tmp_path):
+    """The paper's profile for a clip, without one official file: a plan, and nothing written."""
+    words = ["--profile", "paper", "--clip", good / "clip.mp4", "--landmarks", good / "clip.npz"]
+    nowhere = {"TALK3D_ASSETS": str(tmp_path / "files"), "TORCH_HOME": str(tmp_path / "torch")}
+    command = [
+        sys.executable,
+        "-m",
+        "talk3d.cli",
+        "reproduce",
+        "--dry-run",
+        "secB",
+        "secH",
+        "audit",
+    ]
+    result = subprocess.run(
+        [*command, *map(str, words), "--work", str(tmp_path / "work")],
+        cwd=ROOT, env=environment(1) | nowhere, text=True, capture_output=True,
+    )  # fmt: skip
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    planned = dict(re.findall(r"^ +\d+  (\w+) +(.+)$", result.stdout, re.M))
+    assert list(planned)[-1] in ("secB", "secH") and set(planned.values()) == {"not made yet"}
+    assert set(planned) == {
+        *("clip", "preprocess", "personalize", "train", "control", "restorer"),
+        *("secB", "secH", "audit"),
+    }
+    assert result.stdout.startswith("9 steps would run, profile paper, in ")
+    for file in ("ffhq-fixed-triplane512-128.pkl", "lipsync_expert.pth", "GFPGANv1.3.pth"):
+        assert f"{file}: " in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("talk3d doctor --profile paper")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_why(tmp_path, capfd, monkeypatch):
+    """A run finished by hand: first nothing to do, then one record is older than its key."""
+    run = Run(targets=("audit", "tabD2"), work=str(tmp_path))
+    folder, figures = run_folders(run, ROOT)
+    write_plan(run, ROOT)
+    figures.mkdir(parents=True)
+    for name in run.targets:
+        (figures / f"{name}.json").write_text("{}")
+    words = ["reproduce", *run.targets, "--work", tmp_path, "--dry-run"]
+    code, told, _ = call(capfd, monkeypatch, *words)
+    assert (code, told.splitlines()[0]) == (0, f"nothing to do, profile smoke, in {folder}")
+    os.utime(figures / "audit.json", (1e9, 1e9))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    told = call(capfd, monkeypatch, *words)[1].splitlines()
+    assert told[1].split(maxsplit=2)[1:] == ["audit", "its code, config or input changed"]
+    assert told[2:] == ["up to date: tabD2"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_the_slurm_profile_names_rules_of_the_workflow(tmp_path):
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.v8+.yaml").read_text())
+    rules = set(re.findall(r"^ *rule (\w+):", (ROOT / "Snakefile").read_text(), re.M))
+    learning = {"personalize", "train", "control", "restorer", "evaluate"}
+    assert profile["executor"] == "slurm" and learning <= rules
+    assert set(profile["set-resources"]) == set(profile["set-threads"]) == learning
+
+
+def test_doctor_lists_what_a_profile_lacks(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("TALK3D_ASSETS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    code, told, _ = call(capfd, monkeypatch, "doctor", "--profile", "paper")
+    for asset in OFFICIAL:
+        assert f"missing: {Path(asset.file).name}\n" in told
+        assert asset.purpose in told and asset.licence in told and str(asset_place(asset)) in told
+    assert code == 0 and call(capfd, monkeypatch, "doctor", "--profile", "huge")[0] == 2
+
+
 def test_an_earlier_stage_that_is_missing_is_named(tmp_path, refused):
     folder = tmp_path / "p"
     assert "run first: talk3d preprocess" in refused("personalize", folder)
     assert "run first: talk3d preprocess" in refused("train", folder)
+    assert "run first: talk3d preprocess" in refused("train", folder, "--no-prior")
+    assert "leave --no-prior out" in refused("train", folder, "--no-prior", "--restorer", "mini")
     assert "run first: talk3d preprocess" in refused("evaluate", folder)
     assert "talk3d train" in refused("render", folder, "--out", tmp_path / "out.mp4")
     assert "name the video" in refused("render", folder, "--out", tmp_path / "out.avi")
@@ -245,7 +318,7 @@ def test_doctor_says_what_is_here_and_what_is_not(tmp_path):
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in rows["Python"]
     assert re.search("healthy|repaired", rows["torchvision"])
     assert "cpu" in rows["devices"]
-    assert " ok " in rows["profile smoke"] and "figA1 figC2 figF4" in rows["profile smoke"]
+    assert " ok " in rows["profile smoke"] and "the appendix" in rows["profile smoke"]
     assert " ok " in rows["profile demo"] and "mini bundle" in rows["profile demo"]
     weights = [line for line in rows.values() if str(tmp_path) in line]
     assert len(weights) >= 8 and all("missing" in line and "put it at" in line for line in weights)

@@ -149,7 +149,10 @@ def test_the_same_command_again_does_nothing(smoke):
     before = times(smoke)
     result = subprocess.run(smoke_command(smoke), cwd=ROOT, text=True, capture_output=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [str(figure(smoke, target, "png")) for target in TARGETS]
+    shown, summary, page = result.stdout.splitlines()[:-2], *result.stdout.splitlines()[-2:]
+    assert [Path(line).stem for line in shown] == [*available_targets(ROOT)]
+    assert all(Path(line).is_file() for line in (*shown, page))
+    assert f"{len(shown)} of " in summary and page == str(figure(smoke, "report", "html"))
     assert times(smoke) == before
     assert len([name for name in before if name.startswith("embedded/")]) > 20
 

@@ -132,6 +132,26 @@ def test_a_full_disk_leaves_the_last_state(tiny_talk, uninterrupted, tmp_path):
     assert_same_training(folder / "train", uninterrupted)
 
 
+def test_a_control_says_which_command_it_begins_with(tiny_talk, tmp_path):
+    """`--no-prior` reads the person beside it, writes into a folder of its own, and resumes."""
+    folder = tmp_path / "talk"
+    shutil.copytree(tiny_talk, folder)
+
+    def told(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", TINY_CLI, *words, str(folder), "--no-prior"]
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment(1), text=True, capture_output=True, timeout=300
+        )
+        return result.returncode, (result.stderr + result.stdout).splitlines()[-1]
+
+    code, line = told("train")
+    assert code == 2 and line.endswith(f"run first: talk3d personalize {folder} --no-prior")
+    assert told("personalize") == (0, f"{folder}/no-prior/personalize: done")
+    assert told("personalize") == (0, f"{folder}/no-prior/personalize: up to date")
+    made = folder / "no-prior" / "personalize" / "identity.safetensors"
+    assert made.is_file() and not (folder / "no-prior" / "train").exists()
+
+
 def test_a_killed_reproduction_is_completed_by_the_same_command(tmp_path):
     """Twice killed while the embedded talk is drawn: with its job, then with the job left alive."""
     arguments = ["-m", "talk3d.cli", "reproduce", "figA1", "--profile", "smoke"]
