@@ -15,7 +15,7 @@ CHROMIUM := /usr/bin/chromium
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install reproduce benchmark test notebooks lint test-install test-browser lab check readme clean
+.PHONY: help install reproduce ablations benchmark test notebooks lint test-install test-browser lab check readme clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##[[:space:]]*/\t/' | expand -t 16
@@ -39,6 +39,9 @@ $(READY): pyproject.toml constraints.txt
 
 reproduce: $(READY)  ## redraw figures and tables of the appendix, and write figures/demo/report.html
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile demo --cores $(CORES)
+
+ablations: $(READY)  ## train the thirty portraits of Tables F.3 to F.5 anew, hours; figures/demo/ablations.json
+	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile demo --cores $(CORES) --retrain tabF3 tabF4 tabF5
 
 benchmark: $(READY)  ## time generator and portrait at full size; records in figures/benchmarks
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d benchmark figures/benchmarks/eg3d_full_cpu.json --device cpu

@@ -87,6 +87,26 @@ rule restorer:
         "OMP_NUM_THREADS={threads} {TALK3D} train {DIR:q} --restorer {config[networks]} {RUN}"
 
 
+rule ablation:
+    input: key("ablations"), done("personalize")
+    output: touch(done("ablation-{row}-{seed}"))
+    params: row=lambda wildcards: config["rows"][int(wildcards.row)]
+    wildcard_constraints: row=r"\d+", seed=r"\d+"
+    resources: gpu=GPU
+    shell:
+        "OMP_NUM_THREADS=1 {TALK3D} ablate {DIR:q} --row {params.row:q} --seed {wildcards.seed}"
+        " --profile {config[profile]} --device {config[device]}"
+
+
+rule ablations:
+    input: key("ablations"), done("personalize"),
+        [done(f"ablation-{k}-{seed}") for k, _ in enumerate(config["rows"]) for seed in config["seeds"]],
+    output: touch(done("ablations"))
+    shell:
+        "{TALK3D} ablate {DIR:q} --out {OUT:q}/ablations.json --profile {config[profile]}"
+        " --device {config[device]}"
+
+
 rule evaluate:
     input: key("evaluate"), done("train")
     output: touch(done("evaluate"))

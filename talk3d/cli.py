@@ -42,6 +42,7 @@ Video = Annotated[Path, typer.Argument(help="a talking head at 25 fps, with soun
 Resample = Annotated[bool, typer.Option("--resample", help="take other frame rates")]
 NoPrior = Annotated[bool, typer.Option("--no-prior", help="a control: from the video alone")]
 Angle = Annotated[float | None, typer.Option(help="degrees; none: the camera's")]
+Retrain = Annotated[bool, typer.Option("--retrain", help="train the ablations anew")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would run and why, and end")]
 Cluster = Annotated[Path | None, typer.Option(help="of Snakemake, such as profiles/slurm")]
 _TOKEN_WORDS = "eye, angle or landmark: NAME (its mean), NAME@FRAME or NAME=FILE"
@@ -332,8 +333,8 @@ def ablate(
     device: Device = "auto",
 ) -> None:
     """Train and score the rows of Tables F.3 to F.5, each from scratch with three seeds."""
-    from talk3d.ablations import ablations
-    from talk3d.appendix.ablating import SEEDS, ablation_stage, collect_runs, save_runs
+    from talk3d.ablations import SEEDS, ablations
+    from talk3d.appendix.ablating import ablation_stage, collect_runs, save_runs
     from talk3d.profiles import profile_named
 
     chosen = profile_named(profile)
@@ -389,6 +390,7 @@ def reproduce(
     device: Device = "auto",
     work: Annotated[Path | None, typer.Option(help="where stages go; none: work/")] = None,
     workflow_profile: Cluster = None,
+    retrain: Retrain = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make figures and tables of the appendix from nothing, and the report of them."""
@@ -398,7 +400,7 @@ def reproduce(
     pairs = tuple(_pair(p) for p in parameter or ())
     run = module.Run(tuple(targets or ()), profile, cores, seed, device, text(clip),
                      text(landmarks), resample, text(poses), lips, pairs, text(work),
-                     text(workflow_profile))  # fmt: skip
+                     text(workflow_profile), retrain)  # fmt: skip
     if dry_run:
         print(module.dry_run(run))
         return

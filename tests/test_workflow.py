@@ -73,3 +73,14 @@ def test_a_profile_without_networks_keeps_no_control_of_another(tmp_path, comman
 def test_targets_without_a_portrait_start_no_stage(tmp_path, commands):
     called = commands(Run(targets=("tabD2", "audit"), profile="paper", work=str(tmp_path)))
     assert len(called) == 2 and all("nbs/figures" in line for line in called)
+
+
+def test_retraining_trains_every_row_with_every_seed(tmp_path, commands):
+    run = Run(targets=("tabF4",), profile="demo", device="cpu", work=str(tmp_path), retrain=True)
+    called = commands(run)
+    trained = [line for line in called if line.startswith("ablate") and "--row" in line]
+    assert len(set(trained)) == 30
+    assert "ablate DIR --row w/o eye --seed 2 --profile demo --device cpu" in trained
+    gathered, drawn = called[-2:]
+    assert gathered.startswith("ablate DIR --out") and "tabF4" in drawn
+    assert commands(run) == [], "nothing has changed"
