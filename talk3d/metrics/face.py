@@ -166,13 +166,14 @@ PRESENT = 1.0  # intensity from which on an action unit of an embedded talk is p
 
 
 def known_actions(
-    intensity: Mapping[int, Float[Tensor, " t"]],  # of `Puppet.actions`, or an embedded talk's
+    intensity: Mapping[int, Float[Tensor | np.ndarray, " t"]],  # of a puppet, or read from one
+    source: str = "embedded truth",  # who says so
 ) -> ActionUnits:
-    """The action units of an embedded talk, which are known exactly."""
-    arrays = {unit: value.double().numpy() for unit, value in intensity.items()}
+    """The action units of an embedded talk: present from an intensity of PRESENT on."""
+    arrays = {unit: np.asarray(value, np.float64) for unit, value in intensity.items()}
     presence = {unit: (value >= PRESENT).astype(np.float64) for unit, value in arrays.items()}
     found = np.ones(len(next(iter(arrays.values()))), bool)
-    return ActionUnits(arrays, presence, found, "embedded truth")
+    return ActionUnits(arrays, presence, found, source)
 
 # %% ../../nbs/48_metrics.face.ipynb #4ea69f62
 def _refuse(
