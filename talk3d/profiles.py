@@ -81,12 +81,12 @@ DEMO = Profile(
         TokenConfig(audio_channels=48, octaves=(4, 3, 3)),  # 48: the mini recogniser's symbols
         unit="spread",
     ),
-    networks="mini", ablation_steps=120,
-    tracking=DEMO_TRACKING,
+    networks="mini", ablation_steps=120, tracking=DEMO_TRACKING,
     train=TrainConfig(
         steps=1000, rate=2e-3, decay=0.9, decay_steps=30, save_seconds=15.0, validate_steps=100,
         sampling=Sampling(windows=4, shown=(2,)),
-        weights=LossWeights(mouth=0.0, mouth_l1=5.0, lpips=0.1, mouth_lpips=1.5, sync_from=700),
+        weights=LossWeights(mouth=0.0, mouth_l1=5.0, lpips=0.1, mouth_lpips=1.5,
+                            sync=0.3, sync_from=700),
         warm=WarmStart(
             LessonConfig(600),
             RayConfig(700, blinks=2, rays=(200, 190, 160), weights=(1.5, 1.0, 1.5)),

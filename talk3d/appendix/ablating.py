@@ -58,7 +58,8 @@ def ablated(profile: Profile, row: str) -> Profile:
         raise InputError(f"no row {row!r}; there are: {', '.join(rows)}")
     train = replace(profile.train, weights=rows[row].weights)
     steps = profile.ablation_steps or train.steps
-    return replace(profile, portrait=rows[row].portrait, train=train.in_steps(steps))
+    train = replace(train.in_steps(steps), validate_steps=steps)
+    return replace(profile, portrait=rows[row].portrait, train=train)
 
 # %% ../../nbs/83_appendix.ablating.ipynb #2e116020
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _score(folder: Path, where: Path, profile: Profile) -> dict[str, float]:
     ground, talking = find_ground(folder), load_portrait(where / "train")
     found = score_row(talking, ground, _judges())
     found |= {f"truth's {name}": x for name, x in score_truth(ground, _judges()).items()}
-    if profile.networks != "none":
+    if profile.networks != "none" and profile.train.weights.sync:
         frames = talking_frames(ground.track, Split().train(ground.track))
         networks = loss_networks(profile)
         found["sync gradient"] = sync_gradient(talking, frames, profile.train, networks)
