@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from .bundle import weights_sha256
 from .core import read_json, resolve_device, write_json
 from .faces import FaceTrack, cavity_area, cavity_threshold, lip_gap, mouth_box
-from .fan import locate
+from .fan import found_points
 from .metrics.sync import block_bootstrap, correlation
 from .networks import load_mini
 from .perceptual import lpips_with
@@ -127,7 +127,7 @@ def _mini_judges() -> tuple[Judges, Callable[[np.ndarray], np.ndarray]]:
     """Judges of the embedded world, and who finds landmarks in it."""
     backbone, embedder, scorer, finder = map(load_mini, JUDGES)
     judges = Judges(lpips_with(backbone), embedder=embedder, scorer=scorer)  # type: ignore[arg-type]
-    return judges, lambda pictures: locate(finder, pictures)[0].astype(np.float64)
+    return judges, lambda pictures: found_points(finder, pictures)
 
 # %% ../nbs/63_evaluate.ipynb #03cb6372
 def held_out_cards(

@@ -24,7 +24,7 @@ from .core import InputError, config_from_json, read_json, to_jsonable, write_js
 from .eg3d import Picture
 from .evaluate import CARDS, mean_picture
 from .faces import FaceTrack, lip_gap
-from .fan import locate
+from .fan import found_points
 from .landmarks import transform
 from .media import from_uint8, to_uint8
 from .metrics.face import lip_distances
@@ -88,7 +88,7 @@ def answers_table(answers: list[Answer]) -> str:  # markdown
 # %% ../nbs/78_quality.ipynb #598f0c58
 def found_gap(finder: nn.Module, pictures: np.ndarray) -> Float[np.ndarray, " t"]:
     """The gap in pictures, by a landmark network."""
-    return lip_gap(locate(finder, pictures)[0].astype(np.float64))  # type: ignore[arg-type]
+    return lip_gap(found_points(finder, pictures))  # type: ignore[arg-type]
 
 
 def true_opening(truth: Truth, speech: Speech, frames: int) -> Float[np.ndarray, " t"]:
@@ -164,7 +164,7 @@ def lip_gains(
     """How much nearer to the true lips the ones found in pictures are than lips at rest."""
     exact = track.landmarks[frames].astype(np.float64)
     rest = resting_lips(truth, frames, track.matrices[frames])
-    found = locate(finder, pictures)[0].astype(np.float64)
+    found = found_points(finder, pictures)
     return lip_distances(rest, exact) - lip_distances(found, exact)
 
 # %% ../nbs/78_quality.ipynb #fe092150

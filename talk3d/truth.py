@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIPS', 'LadderConfig', 'Attempt', 'crop_matrices', 'film', 'saying', 'resting', 'again', 'blurred', 'truth_attempts',
-           'Judges', 'mini_judges', 'exact_scores', 'heard_scores', 'found_scores', 'truth_ladder', 'ladder_table']
+           'Judges', 'mini_judges', 'exact_scores', 'heard_scores', 'found_scores', 'muscle_reader', 'with_landmarks',
+           'truth_ladder', 'ladder_table']
 
 # %% ../nbs/68_truth.ipynb #c0387791
 from dataclasses import dataclass, replace
@@ -20,19 +21,27 @@ from torch import nn
 # %% ../nbs/68_truth.ipynb #5a7c1e90
 from .bundle import read_manifest
 from .dataset import face_boxes
-from .faces import cavity_area, cavity_threshold, mouth_box
-from .fan import locate
+from talk3d.faces import (
+    FaceTrack,
+    UnitReader,
+    cavity_area,
+    cavity_threshold,
+    fit_units,
+    mouth_box,
+)
+from .fan import found_points, locate
 from .landmarks import crop_frames, frontal_crops, smooth, transform
-from .metrics.face import landmark_distance
+from .metrics.face import known_actions, landmark_distance
 from .metrics.image import psnr
 from .metrics.sync import correlation
 from .networks import load_mini
 from .person import PuppetMotion
 from .puppet import Puppet
+from .scores import Footage
 from .spectra import int16_scale
 from .speech import Speech
 from .syncnet import SyncNet, crop_face, score_sync, smooth_boxes
-from .synthetic import render_talk, talk_landmarks, talk_motion
+from .synthetic import Truth, render_talk, talk_landmarks, talk_motion
 from .world import Talk
 
 # %% ../nbs/68_truth.ipynb #d32e042a
@@ -194,6 +203,19 @@ def found_scores(
     """The landmark distance a network finds; for the truth itself, its own error."""
     pair = torch.from_numpy(found), torch.from_numpy(aim.astype(found.dtype))
     return {"LMD by FAN-mini, px": float(landmark_distance(*pair)) / 68}
+
+# %% ../nbs/68_truth.ipynb #ca9823b4
+def muscle_reader(truth: Truth, track: FaceTrack) -> UnitReader:
+    """What reads action units, fitted to the training frames of a talk."""
+    known = {unit: value[: track.train] for unit, value in truth.actions.items()}
+    return fit_units(track.landmarks[: track.train].astype(np.float64), known)
+
+
+def with_landmarks(footage: Footage, finder: nn.Module, read: UnitReader) -> Footage:
+    """A film with the landmarks that FAN-mini finds in it, and what they say of muscles."""
+    found = found_points(finder, footage.frames)
+    actions = known_actions(read(found), "landmarks of FAN-mini")
+    return replace(footage, landmarks=found, finder="FAN-mini", actions=actions)
 
 # %% ../nbs/68_truth.ipynb #333a1751
 def truth_ladder(

@@ -25,7 +25,7 @@ from ..checkpoint import load_checkpoint, save_checkpoint
 from ..compose import load_direction
 from ..core import InputError, MissingAsset, import_extra, progress, read_json, write_json
 from ..eg3d import Generator
-from ..fan import locate
+from ..fan import found_points
 from ..field import SCENE_NUMBERS
 from ..identity import embed
 from ..ledger import Ledger, Statement, statement
@@ -242,7 +242,7 @@ def puppet_pictures(
 def _who(pictures: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n e"]:
     """Vectors of the faces in pictures, by the judges of the embedded world."""
     finder, embedder = load_mini("landmarks"), load_mini("embedder")
-    points = locate(finder, pictures)[0].astype(np.float64)
+    points = found_points(finder, pictures)
     with torch.no_grad():
         parts = [embed(embedder, part) for part in template_faces(pictures, points).split(32)]  # type: ignore[arg-type]
     return torch.cat(parts)

@@ -23,7 +23,7 @@ from ..camera import Camera
 from ..core import progress
 from ..dataset import Drive, face_boxes
 from ..faces import FaceTrack
-from ..fan import locate
+from ..fan import found_points
 from ..identity import embed
 from ..ledger import Ledger, Statement, statement
 from ..media import from_uint8, to_uint8
@@ -177,7 +177,7 @@ def judge_talks(
 ) -> Judged:
     """Read, look at lips and faces, and listen."""
     finder, embedder = load_mini("landmarks"), load_mini("embedder")
-    points = {e: locate(finder, x)[0].astype(np.float64) for e, x in talks.items()}
+    points = {e: found_points(finder, x) for e, x in talks.items()}
     faces = {e: embed(embedder, template_faces(x, points[e])) for e, x in talks.items()}  # type: ignore[arg-type]
     own, who, edits = points[UNEDITED], faces[UNEDITED], [e for e in talks if e != UNEDITED]
     return Judged(
@@ -228,7 +228,7 @@ def judge_truth(
 ) -> Yardstick:
     """Read the truth, and look whether it is taken for who it is."""
     pictures = np.stack(list(seen.values()))
-    points = locate(load_mini("landmarks"), pictures)[0].astype(np.float64)
+    points = found_points(load_mini("landmarks"), pictures)
     faces = embed(load_mini("embedder"), template_faces(pictures, points))  # type: ignore[arg-type]
     read = [] if reader is None else reader(from_uint8(pictures)).tolist()
     own = faces[list(seen).index(UNEDITED)].expand(len(faces), -1)
