@@ -514,7 +514,8 @@ def plane_rows(ledger: Ledger, acted: Acted, titles: Sequence[str]) -> list[dict
     rows = [row(k, float(v), printed[f"figF4/{k}"]) for k, v in counts.items()]
     if acted.likeness is not None:
         for plane, value in zip(("xy", "xz", "zy"), acted.likeness.mean(0).tolist(), strict=True):
-            rows.append(row(f"correlation of the face with identity {plane}", value))
+            told = f"correlation of the face with identity {plane}"
+            rows.append(row(told, value, where="Figure F.4"))
     pairs = [(token, region) for tokens, region in _ACTED.values() for token in tokens]
     what, unit = "change of the deltaplane by", "feature units"
     return rows + _pair_rows(

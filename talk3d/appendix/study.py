@@ -322,7 +322,8 @@ def study_values(
                           unit="of 48", where=ledger.label))  # fmt: skip
     if ratings is not None:
         alphas = {name: agreement(ratings, name) for name in CRITERIA}
-        values += [row(f"Krippendorff's alpha, {k}", a, better="up") for k, a in alphas.items()]
+        told = {f"Krippendorff's alpha, {name}": alpha for name, alpha in alphas.items()}
+        values += [row(name, a, better="up", where=ledger.label) for name, a in told.items()]
     return values
 
 # %% ../../nbs/83_appendix.study.ipynb #94c007f9
