@@ -10,7 +10,7 @@ __all__ = ['Runs', 'BETTER', 'MINI', 'load_runs', 'values_of', 'better_than', 'b
 # %% ../../nbs/83_appendix.ablated.ipynb #c962bcaa
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -130,15 +130,26 @@ def _picture_claims(ledger: Ledger, runs: Runs, costs: tuple[float, float]) -> l
     ]  # fmt: skip
 
 # %% ../../nbs/83_appendix.ablated.ipynb #9cf8ec4a
-_ALL_BEST = {"psnr": "PSNR", "lpips": "LPIPS-mini", "lmd": "LMD", "aue": "AUE-mini",
-             "sync": "Sync-mini"}  # fmt: skip
+class _Column(NamedTuple):
+    score: str  # of a run
+    head: str
+    digits: int
 
 
+_COLUMNS = {
+    "psnr": _Column("PSNR", "PSNR ↑", 2),
+    "lpips": _Column("LPIPS-mini", "LPIPS ↓", 3),
+    "lmd": _Column("LMD", "LMD ↓", 2),
+    "aue": _Column("AUE-mini", "AUE ↓", 2),
+    "sync": _Column("Sync-mini", "Sync ↑", 2),
+}
+
+# %% ../../nbs/83_appendix.ablated.ipynb #900ad75d
 def _columns_claims(ledger: Ledger, runs: Runs) -> list[Claim]:
     """ "All (Ours)" best in each column of a table."""
     name = ledger.target
-    return [best(statement(ledger, f"{name}/all-best/{key}"), runs, name, score)
-            for key, score in _ALL_BEST.items()]  # fmt: skip
+    return [best(statement(ledger, f"{name}/all-best/{key}"), runs, name, column.score)
+            for key, column in _COLUMNS.items()]  # fmt: skip
 
 
 def sync_claims(ledger: Ledger, runs: Runs, costs: tuple[float, float]) -> list[Claim]:
@@ -198,7 +209,6 @@ def design_claims(ledger: Ledger, runs: Runs) -> list[Claim]:
 # %% ../../nbs/83_appendix.ablated.ipynb #5bb0fde4
 _ROWS = {"w/o null-vec": "without-null", "w/o roll-out": "without-rollout", WHOLE: "ours"}
 MINI = "ours, by mini judges"
-_HEADS = {"psnr": "PSNR ↑", "lpips": "LPIPS ↓", "lmd": "LMD ↓", "aue": "AUE ↓", "sync": "Sync ↑"}
 
 
 def printed_row(name: str) -> str:
@@ -214,7 +224,7 @@ def _cell(values: Float[np.ndarray, " s"], digits: int) -> str:
 def _printed(ledger: Ledger, key: str) -> list[str]:
     """The paper's numbers of a row, dashes where it has none."""
     texts = {n.id: f"{n.value:.3f}" if n.value else "0" for n in ledger.numbers}
-    return [texts.get(f"{ledger.target}/{key}/{column}", "–") for column in _HEADS]
+    return [texts.get(f"{ledger.target}/{key}/{column}", "–") for column in _COLUMNS]
 
 # %% ../../nbs/83_appendix.ablated.ipynb #e652d145
 def ablation_table(ledger: Ledger, runs: Runs) -> str:
@@ -222,18 +232,17 @@ def ablation_table(ledger: Ledger, runs: Runs) -> str:
     true = values_of(runs, WHOLE, "truth's Sync-mini")[:1]
     lines = [["Ground Truth", MINI, "–", "–", "0", "0", f"{true[0]:.2f}"],
              ["", "paper", *_printed(ledger, "ground-truth")]]  # fmt: skip
-    digits = {"psnr": 2, "lpips": 3, "lmd": 2, "aue": 2, "sync": 2}
     for name in (*ABLATION_TABLES[ledger.target], WHOLE):
-        cells = [_cell(values_of(runs, name, _ALL_BEST[k]), n) for k, n in digits.items()]
+        cells = [_cell(values_of(runs, name, c.score), c.digits) for c in _COLUMNS.values()]
         lines += [[name, MINI, *cells], ["", "paper", *_printed(ledger, printed_row(name))]]
-    return markdown_table(("method", "whose", *_HEADS.values()), lines)
+    return markdown_table(("method", "whose", *(c.head for c in _COLUMNS.values())), lines)
 
 # %% ../../nbs/83_appendix.ablated.ipynb #a91cc775
 def ablation_values(ledger: Ledger, runs: Runs) -> list[dict[str, Any]]:
     """Every printed number beside the mean of ours; then all scores of ours, and their ends."""
     rows, target = (*ABLATION_TABLES[ledger.target], WHOLE), ledger.target
-    ours = {f"{target}/{printed_row(name)}/{key}": float(values_of(runs, name, score).mean())
-            for name in rows for key, score in _ALL_BEST.items()}  # fmt: skip
+    ours = {f"{target}/{printed_row(name)}/{key}": float(values_of(runs, name, column.score).mean())
+            for name in rows for key, column in _COLUMNS.items()}  # fmt: skip
     true = float(values_of(runs, WHOLE, "truth's Sync-mini")[0])
     ours |= {f"{target}/ground-truth/{key}": x for key, x in (("lmd", 0.0), ("aue", 0.0))}
     ours |= {f"{target}/ground-truth/sync": true, "tabF5/design-choices": float(len(rows) - 1)}
@@ -251,15 +260,15 @@ def ablation_values(ledger: Ledger, runs: Runs) -> list[dict[str, Any]]:
 def draw_ablation(figure: Figure, ledger: Ledger, runs: Runs) -> None:
     """A panel for each column of a table."""
     names = (*ABLATION_TABLES[ledger.target], WHOLE)
-    panels: Sequence[Axes] = figure.subplots(1, len(_HEADS), sharey=True)
-    for axis, (key, head) in zip(panels, _HEADS.items(), strict=True):
+    panels: Sequence[Axes] = figure.subplots(1, len(_COLUMNS), sharey=True)
+    for axis, column in zip(panels, _COLUMNS.values(), strict=True):
         for y, name in enumerate(names):
-            found, colour = values_of(runs, name, _ALL_BEST[key]), COLOURS[int(name != WHOLE)]
+            found, colour = values_of(runs, name, column.score), COLOURS[int(name != WHOLE)]
             axis.scatter(found, np.full(len(found), y), s=9, color=colour, linewidths=0)
             axis.plot([found.mean()] * 2, [y - 0.3, y + 0.3], color=colour, lw=1.4)
             if name == WHOLE:
                 axis.axvline(found.mean(), color=colour, lw=0.5, alpha=0.5)
-        axis.set_xlabel(f"{_ALL_BEST[key]} {head[-1]}", fontsize=7)
+        axis.set_xlabel(f"{column.score} {column.head[-1]}", fontsize=7)
         axis.tick_params(axis="x", labelsize=6)
         axis.locator_params(axis="x", nbins=3)
     panels[0].set_yticks(range(len(names)), names)
