@@ -403,8 +403,9 @@ def _claim(claim: Claim, anchor: str = "", link: str = "") -> str:
     where = f'<a href="#{link}">{safe(claim.where)}</a>' if link else safe(claim.where)
     where = f"{where} · <code>{safe(claim.id)}</code>"
     name = f' id="{anchor}"' if anchor else ""
+    evidence = ";<br>".join(map(safe, claim.evidence.split("; ")))
     return f"""<li{name}>{_badge(claim.verdict)}<div><p class="words">{safe(claim.text)}</p>
-<p class="where">{where}</p><p class="evidence">{safe(claim.evidence)}</p></div></li>"""
+<p class="where">{where}</p><p class="evidence">{evidence}</p></div></li>"""
 
 
 def claims_html(record: Record) -> str:
@@ -515,8 +516,8 @@ def front_html(records: Sequence[Record]) -> str:
     failing = _failures(records)
     return f"""<header><p class="over">{"; ".join(dict.fromkeys(map(_stamp, records)))}</p>
 <h1>The appendix of Talk3D, measured again</h1>
-<p class="lead">{len(records)} of {len(PRINTED)} targets are made, in {_duration(seconds)} and with
-at most {memory:,.0f} MB of memory.</p>
+<p class="lead">{len(records)} of {len(PRINTED)} targets are made; their notebooks took
+{_duration(seconds)} and at most {memory:,.0f} MB of memory, what they read not counted.</p>
 <p class="jump">{'<a href="#fails">What fails</a> · ' * bool(failing)}<a
 href="#contents">Contents</a></p>{_totals(total_counts(records))}{failing}
 <section id="contents"><h2>Contents</h2><ol class="contents">{lines}</ol></section></header>"""

@@ -95,7 +95,7 @@ def means_by_region(
     return means
 
 # %% ../../nbs/83_appendix.alignment.ipynb #b5df9d73
-LEVELS = (0.0, 1.0, 2.0, 4.0)  # pixels of the crop; 1 is the error of a good finder
+LEVELS = (0.0, 1.0, 2.0, 4.0, 8.0)  # pixels of the crop; a good finder errs by 1
 
 
 @dataclass(frozen=True)
