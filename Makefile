@@ -15,7 +15,7 @@ CHROMIUM := /usr/bin/chromium
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install reproduce ablations benchmark test notebooks lint test-install test-browser lab check readme clean
+.PHONY: help install reproduce ablations benchmark test notebooks lint test-install test-browser test-paper lab check readme clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##[[:space:]]*/\t/' | expand -t 16
@@ -48,7 +48,7 @@ benchmark: $(READY)  ## time generator and portrait at full size; records in fig
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d benchmark figures/benchmarks/portrait_full_cpu.json --part portrait --device cpu
 
 test: lint notebooks  ## run every definition notebook and the tests (no browser, no wheel)
-	$(BIN)/python -m pytest -rs -m "not browser and not install"
+	$(BIN)/python -m pytest -rs -m "not browser and not install and not paper"
 
 # Two notebooks at a time, one thread each: short cells gain little from a second thread.
 notebooks: $(READY)
@@ -70,6 +70,9 @@ test-browser: $(READY)  ## drive the tour in headless Chromium
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
 	fi
 	$(BIN)/python -m pytest -rs -m browser
+
+test-paper: $(READY)  ## run every stage of profile paper at full size, on random weights; prints seconds a stage
+	$(BIN)/python -m pytest -s -m paper
 
 lab: $(READY)  ## open JupyterLab on the tour
 	PATH="$(BIN):$$PATH" $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tour/1_portrait.ipynb

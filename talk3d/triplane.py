@@ -312,8 +312,8 @@ def render_triplane(
     plan, (b, n) = plan_rays(rays, config, draws), rays.origins.shape[:2]
     block = n if torch.is_grad_enabled() or planes.is_cuda else max(1, BLOCK // config.samples)
     parts = []
-    for image in range(b):
-        field = field_of(planes[image], decoder, config)
+    for image, own in enumerate(planes.unbind()):  # an index would give each image all gradients
+        field = field_of(own, decoder, config)
         for start in range(0, n, block):
             some = slice(start, start + block)
             shade = shade_along(rays, field, image, some)
