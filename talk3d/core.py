@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Config', 'Item', 'InputError', 'MissingAsset', 'import_extra', 'atomic_path', 'to_jsonable', 'write_json',
            'read_json', 'config_from_json', 'digest', 'file_sha256', 'seed_everything', 'resolve_device',
-           'import_torchvision', 'progress']
+           'flush_denormals', 'import_torchvision', 'progress']
 
 # %% ../nbs/00_core.ipynb #356f337b
 import hashlib
@@ -179,6 +179,17 @@ def resolve_device(name: str = "auto") -> str:
     if name.split(":")[0] not in available:
         raise InputError(f"no device {name!r} here; use one of: auto, {', '.join(available)}")
     return name
+
+# %% ../nbs/00_core.ipynb #0b6591c6
+def flush_denormals() -> None:
+    """Let numbers below 1.2e-38 be zero, in this thread and in those it starts later.
+
+    Stages that train call it before they calculate, since threads of torch keep what they began
+    with.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
 
 # %% ../nbs/00_core.ipynb #53e99bcd
 _torchvision_schemas: list[Any] = []  # torch drops an operator library when its object dies

@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from .audio import mel_level
 from .checkpoint import check_conventions, load_checkpoint, load_strict, save_checkpoint
 from .compose import change_token, choose_camera, parse_edit, paste_back, writing_extras
-from .core import InputError, config_from_json, file_sha256, resolve_device, to_jsonable
+from talk3d.core import (
+    InputError,
+    config_from_json,
+    file_sha256,
+    flush_denormals,
+    resolve_device,
+    to_jsonable,
+)
 from .dataset import Drive, drive_from_track, pick_frames, shuffle_audio, talking_frames
 from .eg3d import Generator, GeneratorConfig
 from .faces import FaceTrack
@@ -41,6 +48,8 @@ from talk3d.networks import (
     supplied,
     supply_digest,
 )
+
+# %% ../nbs/61_pipeline.ipynb #e7d431d9
 from .preprocess import load_track, parser_masks, preprocess, truth_masks
 from .profiles import Profile
 from .provenance import folder_key, partial_folder, run_stage, stage_key, upstream
@@ -244,6 +253,7 @@ def personalize_stage(
     split: Split = Split(),
 ) -> bool:
     """DIR/preprocess to DIR/personalize. Raises `InputError` when preprocessing is not done."""
+    flush_denormals()
     source = Path(folder) / "preprocess"
     inputs = {"preprocess": upstream(source, f"preprocess VIDEO {folder}")}
     inputs |= network_digests(profile, ("prior", "perceptual"))
@@ -336,6 +346,7 @@ def train_stage(
     team: Team = ALONE,  # from `join_team`
 ) -> bool:
     """DIR/personalize to DIR/train. Raises `InputError` when an earlier stage is not done."""
+    flush_denormals()
     source, person = Path(folder) / "preprocess", split.folder(folder) / "personalize"
     inputs = {
         "preprocess": upstream(source, f"preprocess VIDEO {folder}"),
@@ -378,6 +389,7 @@ def restorer_stage(
     device: str = "auto",
 ) -> bool:  # whether there was anything to do
     """DIR/train to DIR/restorer. Raises `InputError` when there is no portrait."""
+    flush_denormals()
     folder, device = Path(folder), resolve_device(device)
     made = {"train": upstream(folder / "train", f"train {folder}")}
     words = ("mini", "official")

@@ -556,7 +556,8 @@ def portrait_run(portrait: Portrait, config: TrainConfig, folder: Path, seed: in
     parts = [(portrait.predictor, 1.0), (portrait.tokens, warm.token_rate)]
     parts.append((enlarger, warm.sharpen))
     learning = [([p for p in part.parameters() if p.requires_grad], share) for part, share in parts]
-    optimiser = torch.optim.Adam([{"params": p, "share": share} for p, share in learning if p])
+    groups = [{"params": p, "share": share} for p, share in learning if p]
+    optimiser = torch.optim.Adam(groups, fused=True)
     recipe = digest([seed, replace(config, steps=0, save_seconds=0.0)])  # these two may change
     run = Run(folder, "portrait", portrait, optimiser, recipe, portrait.config.conventions)
     resume_run(run)
