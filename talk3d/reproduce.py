@@ -23,7 +23,7 @@ from typing import Any
 
 from .ablations import SEEDS, ablations
 from .assets import OFFICIAL, asset_finding
-from .core import InputError, MissingAsset, digest, file_sha256, write_json
+from .core import InputError, MissingAsset, digest, file_sha256, resolve_device, write_json
 from .evaluate import judge_digests
 from .networks import ROLES
 from .pipeline import LOSS_ROLES, network_digests
@@ -349,7 +349,9 @@ def write_plan(
 # %% ../nbs/81_reproduce.ipynb #08201751
 def _snakemake(run: Run, root: Path, plan: Path, folder: Path) -> list[str]:
     """The command line of Snakemake for a plan, in a folder."""
-    where = ["--cores", str(run.cores), "--resources", "gpu=1"]
+    where = ["--cores", str(run.cores)]
+    if resolve_device(run.device) != "cpu":
+        where += ["--resources", "gpu=1"]
     if run.workflow_profile:
         profile = Path(run.workflow_profile).resolve()
         if not list(profile.glob("config*.yaml")):
