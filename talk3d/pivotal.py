@@ -354,6 +354,20 @@ def locality(
     alike = config.ball_lpips * perceptual_error(seen, was, judge)
     return (config.ball_square * (seen - was).square().sum() + alike) / len(nearby)
 
+# %% ../nbs/55_pivotal.ipynb #b4d4f1e4
+def _pull(
+    tuned: Generator, stills: Stills, found: Inverted, judge: nn.Module, config: PivotalConfig,
+    draws: Draws | None, k: int,
+) -> float:  # fmt: skip
+    """Add what one picture asks of the generator to its gradients; its perceptual distance."""
+    still, latent = stills[k : k + 1], found.latents[k : k + 1]
+    features = look(tuned, latent, found.angles[k : k + 1], None, draws, found.frame)
+    rgb = enlarge(tuned.superresolution, features, latent[:, -1])
+    apart = perceptual_error(rgb, still.rgb, judge)
+    raw = _raw_terms(features[:, :3], still, LookWeights(raw=config.raw), judge)
+    (raw + config.lpips * apart).backward()
+    return apart.item()
+
 # %% ../nbs/55_pivotal.ipynb #5aa624a7
 def tune_to(
     prior: Generator,  # frozen
@@ -369,14 +383,14 @@ def tune_to(
     tuned.superresolution.requires_grad_(False)
     optimiser, distances = torch.optim.Adam(tuned.parameters(), config.rate), list[float]()
     for _ in progress(range(config.steps), "tune"):
-        features = look(tuned, found.latents, found.angles, None, SeededDraws(random), found.frame)
-        rgb = enlarge(tuned.superresolution, features, found.latents[:, -1])
-        apart = perceptual_error(rgb, stills.rgb, judge)
-        distances.append(apart.item())
+        optimiser.zero_grad(set_to_none=True)
+        told = (tuned, stills, found, judge, config, SeededDraws(random))
+        distances.append(sum(_pull(*told, k) for k in range(len(found.angles))))
         if distances[-1] <= config.enough:
             break
-        raw = _raw_terms(features[:, :3], stills, LookWeights(raw=config.raw), judge)
         near = ball_latents(prior, found.latents, config, random)
-        held = locality(tuned, prior, near, judge, config)
-        _descend(optimiser, raw + config.lpips * apart + config.ball * held)
+        for one in near.split(1):
+            held = locality(tuned, prior, one, judge, config) / len(near)
+            (config.ball * held).backward()
+        optimiser.step()
     return tuned.requires_grad_(False), distances
