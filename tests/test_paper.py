@@ -1,7 +1,6 @@
 """Profile paper at full size: every stage for a few steps, random weights in official files."""
 
 import json
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +29,7 @@ from talk3d.pipeline import (
     train_stage,
 )
 from talk3d.profiles import PAPER, Profile
+from talk3d.provenance import peak_memory_mb
 from talk3d.render import load_portrait
 from talk3d.restorer import Restorer, RestorerConfig
 from talk3d.synthetic import TalkConfig, make_talk
@@ -102,8 +102,8 @@ def test_every_stage_runs_at_full_size(tmp_path, monkeypatch):
     def timed(name: str, stage: Callable[[], Any]) -> None:
         started = time.monotonic()
         assert stage() is not False, f"{name} had nothing to do"
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name}: {time.monotonic() - started:.0f} s, at most {peak:.1f} GB so far")
+        took, peak = time.monotonic() - started, peak_memory_mb() / 1024
+        print(f"{name}: {took:.0f} s, at most {peak:.1f} GB so far")
 
     timed("preprocess", lambda: preprocess_stage(video, points, work, profile))
     timed("personalize", lambda: personalize_stage(work, profile, device="cpu"))
