@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Config', 'Item', 'InputError', 'MissingAsset', 'import_extra', 'atomic_path', 'to_jsonable', 'write_json',
            'read_json', 'config_from_json', 'digest', 'file_sha256', 'seed_everything', 'resolve_device',
-           'flush_denormals', 'import_torchvision', 'progress']
+           'flushed_denormals', 'import_torchvision', 'progress']
 
 # %% ../nbs/00_core.ipynb #356f337b
 import hashlib
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
@@ -181,15 +182,20 @@ def resolve_device(name: str = "auto") -> str:
     return name
 
 # %% ../nbs/00_core.ipynb #0b6591c6
-def flush_denormals() -> None:
-    """Let numbers below 1.2e-38 be zero, in this thread and in those it starts later.
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Let numbers below 1.2e-38 be zero within, in this thread and in those it starts.
 
-    Stages that train call it before they calculate, since threads of torch keep what they began
-    with.
+    Enter it before anything is calculated: threads of torch keep what they began with.
     """
     import torch
 
+    before = sys.float_info.min / 2 == 0
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 # %% ../nbs/00_core.ipynb #53e99bcd
 _torchvision_schemas: list[Any] = []  # torch drops an operator library when its object dies
@@ -200,8 +206,6 @@ def import_torchvision() -> Any:
 
     Raises whatever the import raises for any other reason.
     """
-    import sys
-
     import torch
 
     try:
@@ -231,8 +235,6 @@ def progress(
     start: int = 0,  # items already done, when work resumes
 ) -> Iterator[Item]:  # the same items
     """Walk through `items`, showing a bar with an ETA on standard error."""
-    import sys
-
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10.0

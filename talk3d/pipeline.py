@@ -29,7 +29,7 @@ from talk3d.core import (
     InputError,
     config_from_json,
     file_sha256,
-    flush_denormals,
+    flushed_denormals,
     resolve_device,
     to_jsonable,
 )
@@ -245,6 +245,7 @@ def _personalize(
         save_cameras(into / "cameras.npz", angles)
 
 # %% ../nbs/61_pipeline.ipynb #042fab35
+@flushed_denormals()
 def personalize_stage(
     folder: str | Path,  # DIR
     profile: Profile,
@@ -253,7 +254,6 @@ def personalize_stage(
     split: Split = Split(),
 ) -> bool:
     """DIR/preprocess to DIR/personalize. Raises `InputError` when preprocessing is not done."""
-    flush_denormals()
     source = Path(folder) / "preprocess"
     inputs = {"preprocess": upstream(source, f"preprocess VIDEO {folder}")}
     inputs |= network_digests(profile, ("prior", "perceptual"))
@@ -337,6 +337,7 @@ def _learn(
     save_portrait(into, portrait, drive_from_track(track, listen), track.train, **facts)
 
 # %% ../nbs/61_pipeline.ipynb #936bbe9c
+@flushed_denormals()
 def train_stage(
     folder: str | Path,  # DIR
     profile: Profile,
@@ -346,7 +347,6 @@ def train_stage(
     team: Team = ALONE,  # from `join_team`
 ) -> bool:
     """DIR/personalize to DIR/train. Raises `InputError` when an earlier stage is not done."""
-    flush_denormals()
     source, person = Path(folder) / "preprocess", split.folder(folder) / "personalize"
     inputs = {
         "preprocess": upstream(source, f"preprocess VIDEO {folder}"),
@@ -381,6 +381,7 @@ def _restorer(word: str, folder: Path) -> Restorer:
     return load_network("gfpgan", path if word == "own" else word)  # type: ignore[return-value]
 
 # %% ../nbs/61_pipeline.ipynb #20218a86
+@flushed_denormals()
 def restorer_stage(
     folder: str | Path,  # DIR
     profile: Profile,
@@ -389,7 +390,6 @@ def restorer_stage(
     device: str = "auto",
 ) -> bool:  # whether there was anything to do
     """DIR/train to DIR/restorer. Raises `InputError` when there is no portrait."""
-    flush_denormals()
     folder, device = Path(folder), resolve_device(device)
     made = {"train": upstream(folder / "train", f"train {folder}")}
     words = ("mini", "official")
