@@ -22,7 +22,7 @@ from .bundle import weights_sha256
 from .core import read_json, resolve_device, write_json
 from .faces import FaceTrack, cavity_area, cavity_threshold, lip_gap, mouth_box
 from .fan import found_points
-from .metrics.sync import block_bootstrap, correlation
+from .metrics.sync import correlation, correlation_interval
 from .networks import load_mini
 from .perceptual import lpips_with
 from .pipeline import LOSS_ROLES, Split, network_digests, personalize_stage, train_stage
@@ -102,7 +102,7 @@ def lip_scores(
     for against, truth in truths.items():
         for name, curves in judged:
             ours = pool(curves, "ours")
-            low, high = block_bootstrap(ours, truth)
+            low, high = correlation_interval(ours, truth)
             rows.append({"what": name, "against": against, "correlation": correlation(ours, truth),
                          "low": low, "high": high, "frames": len(truth)})  # fmt: skip
     measured = {k: correlation(pool(talking, "pixels"), v) for k, v in truths.items()}

@@ -51,8 +51,8 @@ from talk3d.metrics.image import (
     ssim,
 )
 from talk3d.metrics.sync import (
-    block_bootstrap,
     correlation,
+    correlation_interval,
     fill_boxes,
     lip_sync,
     lips_late,
@@ -409,7 +409,7 @@ def _lips(ours: Footage, truth: Footage) -> list[Score]:
     box = mouth_box(known)
     least = cavity_threshold(truth.frames, box)
     seen, true = (cavity_area(footage.frames, box, least) for footage in (ours, truth))
-    low, high = block_bootstrap(seen, true)
+    low, high = correlation_interval(seen, true)
     note = f"95 % interval {low:+.2f} to {high:+.2f}, by blocks of a second"
     if len(truth) >= 32:
         note += f"; best at a delay of {lips_late(seen, true)} frames"
