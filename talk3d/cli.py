@@ -327,12 +327,12 @@ def evaluate(
 def ablate(
     folder: Folder,
     row: Annotated[list[str] | None, typer.Option(help='"w/o sync", ...; none: all')] = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="none: 0, 1 and 2")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="none: 0 to 4")] = None,
     out: Annotated[Path | None, typer.Option(help="one file with all runs, .json")] = None,
     profile: ProfileName = "demo",
     device: Device = "auto",
 ) -> None:
-    """Train and score the rows of Tables F.3 to F.5, each from scratch with three seeds."""
+    """Train and score the rows of Tables F.3 to F.5, each from scratch with five seeds."""
     from talk3d.ablations import SEEDS, ablations
     from talk3d.appendix.ablating import ablation_stage, collect_runs, save_runs
     from talk3d.profiles import profile_named

@@ -186,7 +186,8 @@ def resolve_device(name: str = "auto") -> str:
 def flushed_denormals() -> Iterator[None]:
     """Let numbers below 1.2e-38 be zero within, in this thread and in those it starts.
 
-    Enter it before anything is calculated: threads of torch keep what they began with.
+    Threads of torch start with its first large calculation and keep the mode they began with, so a
+    process that trains enters this before it calculates anything.
     """
     import torch
 

@@ -350,13 +350,13 @@ def write_plan(
 def _snakemake(run: Run, root: Path, plan: Path, folder: Path) -> list[str]:
     """The command line of Snakemake for a plan, in a folder."""
     where = ["--cores", str(run.cores)]
-    if resolve_device(run.device) != "cpu":
-        where += ["--resources", "gpu=1"]
     if run.workflow_profile:
         profile = Path(run.workflow_profile).resolve()
         if not list(profile.glob("config*.yaml")):
             raise InputError(f"{profile} holds no config.yaml of Snakemake; try profiles/slurm")
         where = ["--workflow-profile", str(profile)]
+    elif (resolve_device("auto") if run.device == "auto" else run.device) != "cpu":
+        where += ["--resources", "gpu=1"]
     return [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"),
             "--configfile", str(plan), "--directory", str(folder), *where, "--rerun-incomplete",
             "--rerun-triggers", "mtime", "--nolock"]  # fmt: skip

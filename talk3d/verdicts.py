@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import stdtrit
 
 from .core import to_jsonable
 from .ledger import Ledger, Printed, Statement
@@ -72,12 +73,26 @@ def block_draws(
     return (starts[:, :, None] + np.arange(block)).reshape(draws, -1)[:, :n] % n
 
 # %% ../nbs/09_verdicts.ipynb #257f2895
+_FEW = 10  # below, a bootstrap's interval is too narrow
+
+
+def _student_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """95 % interval of the mean of independent values."""
+    n, mean = len(values), float(values.mean())
+    if n == 1:
+        return -np.inf, np.inf
+    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / n**0.5)
+    return mean - half, mean + half
+
+
 def mean_interval(
     values: Float[np.ndarray, " n"],
     block: int = BLOCK,
     seed: int = 0,
 ) -> tuple[float, float]:  # 95 % interval of the mean
-    """Percentile interval of a mean over circular blocks."""
+    """Percentiles over circular blocks; of few independent values Student's t."""
+    if len(values) < _FEW and block == 1:
+        return _student_interval(values)
     drawn = values[block_draws(len(values), block, seed=seed)]
     low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
     return float(low), float(high)

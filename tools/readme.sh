@@ -9,4 +9,4 @@ jupyter nbconvert --log-level=WARN --to markdown nbs/index.ipynb \
   --NbConvertApp.output_files_dir=docs/images \
   --RegexRemovePreprocessor.patterns='#\|\s*hide'
 readme=${1:-.}/README.md
-sed -i.before 's#](\.\./#](#' "$readme" && rm "$readme.before"
+sed -i.before 's#](\.\./#](#g' "$readme" && rm "$readme.before"

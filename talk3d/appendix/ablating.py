@@ -22,7 +22,7 @@ from torch import nn
 # %% ../../nbs/83_appendix.ablating.ipynb #997021a9
 from ..ablations import SEEDS, WHOLE, ablations
 from ..bundle import weights_sha256
-from ..core import InputError, file_sha256, read_json, write_json
+from ..core import InputError, file_sha256, read_json, resolve_device, write_json
 from ..dataset import Drive, TalkingFrames, talking_frames
 from ..faces import FaceTrack, UnitReader, eye_openness
 from ..losses import LossNetworks, LossWeights
@@ -217,6 +217,7 @@ def ablation_stage(
 ) -> bool:  # whether there was anything to do
     """Train a row and score it: DIR/ablations/ROW/SEED. Raises as `train_stage` does."""
     started, chosen, where = time.time(), ablated(profile, row), run_folder(folder, row, seed)
+    device = resolve_device(device)
     split = Split(row=f"{where.parent.name}/{where.name}")
     done = train_stage(folder, chosen, seed, device, split)
     inputs = {"train": upstream(where / "train", f"ablate {folder}")}
