@@ -40,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 reproduce: $(READY)  ## redraw figures and tables of the appendix, and write figures/demo/report.html
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile demo --cores $(CORES)
 
-ablations: $(READY)  ## train the thirty portraits of Tables F.3 to F.5 anew, hours; figures/demo/ablations.json
+ablations: $(READY)  ## train the fifty portraits of Tables F.3 to F.5 anew, hours; figures/demo/ablations.json
 	PATH="$(BIN):$$PATH" $(BIN)/talk3d reproduce --profile demo --cores $(CORES) --retrain tabF3 tabF4 tabF5
 
 benchmark: $(READY)  ## time generator and portrait at full size; records in figures/benchmarks
