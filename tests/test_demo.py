@@ -111,6 +111,7 @@ def test_all_questions_are_answered(folder):
         "PSNR of the mouth",
         "LSE-D of Sync-mini, share of the truth's",
         "lips, own sound",
+        "eyelids, own blinks",
         "lips, voice A",
         "lips, voice B",
         "PSNR from 30 degrees",
