@@ -168,7 +168,7 @@ def frame_inputs(
 class FrameMasks:
     """Masks of t frames; an index gives those of some."""
 
-    part: str  # face or mouth
+    part: str  # face, mouth or eyes
     size: int  # pixels along each side
     landmarks: Float32[np.ndarray, "t 68 2"]  # pixels
     bits: UInt8[np.ndarray, "t 2 k"] | None  # of a parser; None: hulls of the landmarks
@@ -194,6 +194,7 @@ class TalkingFrames:
     number: Int[Tensor, " t"]  # of each frame in the recording
     mel: Float[Tensor, "80 m"]  # of the whole recording, for the lip-sync expert
     lips: Float[Tensor, "t 40"] | None = None  # shapes of the mouth, where landmarks are known
+    eyes: FrameMasks | None = None  # where landmarks are known
 
     def __len__(self) -> int:
         return len(self.images)
@@ -204,7 +205,8 @@ class TalkingFrames:
 
     def target(self, index: Tensor, windows: SyncWindows | None = None) -> Target:
         """What pictures of some frames are compared with."""
-        return Target(self.rgb(index), self.mouth[index], self.face[index], windows)
+        eyes = None if self.eyes is None else self.eyes[index]
+        return Target(self.rgb(index), self.mouth[index], self.face[index], windows, eyes)
 
 # %% ../nbs/51_dataset.ipynb #5fd47100
 def sync_windows(
@@ -266,6 +268,7 @@ def talking_frames(
         number=where,
         mel=expert_mel(track.audio),
         lips=mouth_shapes(landmarks),
+        eyes=FrameMasks("eyes", size, landmarks, None),
     )
 
 # %% ../nbs/51_dataset.ipynb #c60b02a1

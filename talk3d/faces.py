@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'HULLS', 'eye_openness', 'eye_closing', 'face_shapes', 'UnitReader', 'fit_units', 'landmark_token',
-           'hull_mask', 'face_mask', 'mouth_mask', 'pack_masks', 'frame_mask', 'lip_gap', 'mouth_box',
+           'hull_mask', 'face_mask', 'mouth_mask', 'eyes_mask', 'pack_masks', 'frame_mask', 'lip_gap', 'mouth_box',
            'cavity_threshold', 'cavity_area', 'FaceTrack']
 
 # %% ../nbs/23_faces.ipynb #26b5c2e4
@@ -107,6 +107,17 @@ def mouth_mask(
     """Lips and all between them, a landmark hull."""
     return hull_mask(landmarks[48:60], size)
 
+# %% ../nbs/23_faces.ipynb #371cb3fd
+def eyes_mask(
+    landmarks: Float[np.ndarray, "68 2"], size: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """Two discs that hold the eyes, open or shut."""
+    mask = np.zeros(size[::-1], np.uint8)
+    for a, b in landmarks[[[36, 39], [42, 45]]]:  # the corners of each
+        middle, radius = np.round(8 * (a + b)).astype(int), round(8 * np.linalg.norm(a - b))
+        cv2.circle(mask, middle.tolist(), radius, (1,), cv2.FILLED, cv2.LINE_8, 4)
+    return mask.astype(bool)
+
 # %% ../nbs/23_faces.ipynb #43611f96
 PARTS = ("face", "mouth")
 HULLS = "landmark hull"  # what the masks are when nobody looked closer
@@ -121,12 +132,14 @@ def pack_masks(
 
 
 def frame_mask(
-    part: str,  # of PARTS
+    part: str,  # of PARTS, or the eyes, which are never stored
     landmarks: Float32[np.ndarray, "68 2"],  # pixels
     bits: UInt8[np.ndarray, "2 k"] | None,  # of `pack_masks`; None: the hull of the landmarks
     size: int,  # pixels along each side
 ) -> Bool[np.ndarray, "s s"]:
     """A mask of one frame, stored or drawn. Raises `ValueError` for another part."""
+    if part == "eyes":
+        return eyes_mask(landmarks, (size, size))
     which = PARTS.index(part)
     if bits is None:
         return (face_mask, mouth_mask)[which](landmarks, (size, size))

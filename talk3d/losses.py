@@ -192,6 +192,7 @@ class Target:
     mouth: Bool[Tensor, "b h w"]  # the mouth's mask
     face: Bool[Tensor, "b h w"]  # the face's mask
     windows: SyncWindows | None = None  # around them, when lip sync is judged
+    eyes: Bool[Tensor, "b h w"] | None = None  # where they are, when rays look there
 
 # %% ../nbs/44_losses.ipynb #8bfb5d16
 def _masked_l1(ours: Tensor, truth: Tensor, mask: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ DEMO = Profile(
                             sync=0.3, sync_from=700),
         warm=WarmStart(
             LessonConfig(600),
-            RayConfig(700, blinks=4, rays=(200, 190, 160), weights=(1.5, 1.0, 1.5)),
+            RayConfig(700, blinks=4, rays=(200, 60, 140, 150), weights=(1.5, 1.0, 1.0, 1.5)),
             token_rate=0.1, sharpen=8.0,
         ),
     ),

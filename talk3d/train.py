@@ -571,7 +571,9 @@ def warm_up(portrait: Portrait, frames: TalkingFrames, config: TrainConfig, seed
         raise InputError("a lesson needs landmarks of the lips; set LessonConfig.steps to 0")
     encoder, device, random = portrait.tokens, portrait.planes.device, step_generator(seed, -1)
     hear = lambda index: on_device(frames.drive.conditions(index), device)  # noqa: E731
-    balance(encoder, hear(torch.linspace(0, last - 1, min(last, 200)).long()))
+    some, rays = torch.linspace(0, last - 1, min(last, 200)).long(), config.warm.rays
+    blinks = len(some) * rays.blinks // rays.pictures  # as many as the steps will see
+    balance(encoder, hear(with_blinks(some, frames.drive.eye[:last], blinks, random)))
     teach_ear(encoder, lambda i: hear(i).audio, frames.lips[:last].to(device), lesson, random)
 
 # %% ../nbs/53_train.ipynb #f4ecb371

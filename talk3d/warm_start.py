@@ -109,11 +109,11 @@ class RayConfig:
     steps: int = 0  # from the first on
     pictures: int = 8  # a step
     blinks: int = 0  # of them drawn from frames with closed eyes, of which there are few
-    rays: tuple[int, int, int] = (220, 220, 110)  # a picture: mouth, rest of the face, the rest
-    weights: tuple[float, float, float] = (1.5, 1.0, 1.0)  # of their mean absolute errors
+    rays: tuple[int, int, int, int] = (220, 60, 160, 110)  # a picture: see `PARTS`
+    weights: tuple[float, float, float, float] = (1.5, 1.0, 1.0, 1.0)  # of their absolute errors
 
 
-PARTS = ("mouth_rays", "face_rays", "other_rays")  # names of the errors
+PARTS = ("mouth_rays", "eye_rays", "face_rays", "other_rays")  # names of the errors
 
 
 def _at(x: Float[Tensor, "b n 3"], pick: Int[Tensor, "b r"]) -> Float[Tensor, "b r 3"]:
@@ -145,8 +145,11 @@ def draw_rays(
     random: torch.Generator,
 ) -> tuple[Int[Tensor, "b r"], Float[Tensor, "b r 3"]]:  # numbers of pixels, and what is there
     """Pixels of each picture, part after part; anywhere for a part that is empty."""
-    mouth, face = (shrink_mask(x, size).flatten(1) for x in (target.mouth, target.face))
-    parts = torch.stack([mouth, face & ~mouth, ~(face | mouth)]).float().cpu()  # 3 b n
+    eyes = torch.zeros_like(target.mouth) if target.eyes is None else target.eyes
+    masks = (target.mouth, eyes, target.face)
+    mouth, eyes, face = (shrink_mask(x, size).flatten(1) for x in masks)
+    small = mouth | eyes
+    parts = torch.stack([mouth, eyes & ~mouth, face & ~small, ~(face | small)]).float().cpu()
     parts[parts.sum(2) == 0] = 1.0
     drawn = [
         torch.multinomial(part, count, replacement=True, generator=random)

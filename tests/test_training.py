@@ -72,7 +72,7 @@ def one_step(folder: Path, out: Path, rays: bool) -> None:
     networks = judges()
     portrait = new_portrait(load_identity(folder / "personalize" / "identity.safetensors"),
                             TINY.portrait).eval()  # fmt: skip
-    warm = WarmStart(rays=RayConfig(int(rays), 2, (50, 50, 50)), sharpen=1.0)
+    warm = WarmStart(rays=RayConfig(int(rays), 2), sharpen=1.0)
     config = TrainConfig(
         weights=LossWeights(identity=0.0, mouth_l1=15.0, sync=1.0, sync_from=0), warm=warm
     )
