@@ -80,8 +80,8 @@ def answers_table(answers: list[Answer]) -> str:  # markdown
     """Answers, a line for each."""
     lines = ["| question | value | baseline | wanted | |", "|---|--:|--:|---|---|"]
     for a in answers:
-        low = "" if a.baseline is None else f"{a.baseline:.2f}"
-        told = f"| {a.name}{f', {a.unit}' if a.unit else ''} | {a.value:.2f} | {low} |"
+        low = "" if a.baseline is None else f"{a.baseline:.3f}"
+        told = f"| {a.name}{f', {a.unit}' if a.unit else ''} | {a.value:.3f} | {low} |"
         lines.append(f"{told} {a.rule} {a.wanted:g} | {'holds' if a.holds else 'falls short'} |")
     return "\n".join(lines)
 
