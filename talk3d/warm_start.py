@@ -109,7 +109,7 @@ class RayConfig:
     steps: int = 0  # from the first on
     pictures: int = 8  # a step
     blinks: int = 0  # of them drawn from frames with closed eyes, of which there are few
-    rays: tuple[int, int, int, int] = (220, 60, 160, 110)  # a picture: see `PARTS`
+    rays: tuple[int, int, int, int] = (220, 60, 160, 110)  # of a picture, by `PARTS`
     weights: tuple[float, float, float, float] = (1.5, 1.0, 1.0, 1.0)  # of their absolute errors
 
 
